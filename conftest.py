@@ -1,0 +1,27 @@
+"""Settings of every test session: offline, a private cache, one thread a process.
+
+They stand in the environment, so that subprocesses have them too, and before any test module
+imports torch, which reads its thread count at import.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share few cores
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+if "TENFOLD_CACHE" not in os.environ:
+    os.environ["TENFOLD_CACHE"] = tempfile.mkdtemp(prefix="tenfold-test-cache-")
+    atexit.register(shutil.rmtree, os.environ["TENFOLD_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the developer's own debugging switch out of tests of error messages."""
+    monkeypatch.delenv("TENFOLD_DEBUG", raising=False)

@@ -1,0 +1,33 @@
+"""The console script `dataset-decomposition`."""
+
+import sys
+
+from tenfold.cli import App, Training
+
+APP = App(
+    name="dataset-decomposition",
+    package="dataset_decomposition",
+    about="Variable-sequence-length language-model training with a length curriculum.",
+    trainings={
+        "fit": Training(
+            module="dataset_decomposition.module:DecompositionModule",
+            data="dataset_decomposition.data:DecompositionData",
+            links=(
+                ("trainer.max_steps", "optim.total_steps"),
+                ("trainer.max_steps", "data.total_steps"),
+            ),
+            about="Train a language model on a prepared data set.",
+        )
+    },
+    verbs={
+        "prepare": "dataset_decomposition.prepare:prepare",
+        "stats": "dataset_decomposition.stats:stats",
+        "verify": "dataset_decomposition.verify:verify",
+        "reproduce": "dataset_decomposition.reproduce:reproduce",
+    },
+)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(APP.main())

@@ -1,0 +1,104 @@
+"""Rows between the map and the reduce phase, in runs that are sorted by partition.
+
+A task appends a run whenever its buffer is full: rows in partition order, raw. `runs.npy`, int64
+`[runs, partitions]`, says how many rows of each partition a run has. So a reducer reads one slice
+per run, there are two files per task and bucket whatever the number of partitions, and memory is
+bounded by the buffer here and by one partition there.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class SpillWriter:
+    """Write one task's rows below `folder`. Use as a context manager."""
+
+    def __init__(self, folder: Path, *, num_partitions: int, buffer_bytes: int) -> None:
+        """Keep up to `buffer_bytes` of rows in memory between two runs."""
+        self._folder = folder
+        self._num_partitions = num_partitions
+        self._buffer_bytes = buffer_bytes
+        self._buffered = 0
+        self._rows: dict[int, list[NDArray[Any]]] = defaultdict(list)
+        self._partitions: dict[int, list[int]] = defaultdict(list)
+        self._files: dict[int, IO[bytes]] = {}
+        self._runs: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
+
+    def __enter__(self) -> "SpillWriter":
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._flush()
+                for bucket, runs in self._runs.items():
+                    np.save(runs_path(self._folder, bucket), np.stack(runs))
+        finally:
+            for file in self._files.values():
+                file.close()
+
+    def add(self, bucket: int, row: NDArray[Any], partition: int) -> None:
+        """Add one row of `2^bucket + 1` tokens."""
+        self._rows[bucket].append(row)
+        self._partitions[bucket].append(partition)
+        self._buffered += row.nbytes
+        if self._buffered >= self._buffer_bytes:
+            self._flush()
+
+    def _flush(self) -> None:
+        for bucket, rows in self._rows.items():
+            partitions = np.array(self._partitions[bucket])
+            order = np.argsort(partitions, kind="stable")
+            np.stack(rows)[order].tofile(self._file(bucket))
+            counts = np.bincount(partitions, minlength=self._num_partitions)
+            self._runs[bucket].append(counts.astype(np.int64))
+        self._rows.clear()
+        self._partitions.clear()
+        self._buffered = 0
+
+    def _file(self, bucket: int) -> IO[bytes]:
+        if bucket not in self._files:
+            self._files[bucket] = rows_path(self._folder, bucket).open("wb")
+        return self._files[bucket]
+
+
+def rows_path(folder: Path, bucket: int) -> Path:
+    """Return the file of a task's rows of `bucket`."""
+    return folder / f"D_{bucket}.rows"
+
+
+def runs_path(folder: Path, bucket: int) -> Path:
+    """Return the file that says how a task's rows of `bucket` are split."""
+    return folder / f"D_{bucket}.runs.npy"
+
+
+def partition_sizes(folders: list[Path], bucket: int, num_partitions: int) -> NDArray[np.int64]:
+    """Count the rows of each partition over all tasks, int64 `[num_partitions]`."""
+    sizes = np.zeros(num_partitions, dtype=np.int64)
+    for folder in folders:
+        if runs_path(folder, bucket).exists():
+            sizes += np.load(runs_path(folder, bucket), allow_pickle=False).sum(axis=0)
+    return sizes
+
+
+def read_partition(
+    folders: list[Path], bucket: int, partition: int, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Read all rows of one partition in the order of tasks, `[n, 2^bucket + 1]`."""
+    width = (1 << bucket) + 1
+    used = [folder for folder in folders if runs_path(folder, bucket).exists()]
+    runs = [np.load(runs_path(folder, bucket), allow_pickle=False) for folder in used]
+    rows = np.empty((sum(int(run[:, partition].sum()) for run in runs), width), dtype=dtype)
+    filled = 0
+    for folder, counts in zip(used, runs, strict=True):
+        starts = np.cumsum(counts.ravel()).reshape(counts.shape) - counts
+        stored = np.memmap(rows_path(folder, bucket), dtype=dtype, mode="r").reshape(-1, width)
+        for start, count in zip(starts[:, partition], counts[:, partition], strict=True):
+            rows[filled : filled + count] = stored[start : start + count]
+            filled += count
+    return rows

@@ -1,0 +1,175 @@
+"""Batches of one bucket: plan and length of the run, resume, ranks, held-out documents."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dataset_decomposition.data import DecompositionData, HeldoutBatches
+from dataset_decomposition.mixture import apportion, step_shares
+from dataset_decomposition.prepare import prepare
+from tenfold.testing import run_ranks
+
+
+def write_documents(folder: Path) -> Path:
+    """Write and prepare 300 documents of 1 to 400 bytes, buckets D_3 to D_6."""
+    lengths = np.random.Generator(np.random.Philox(key=5)).integers(1, 400, 300)
+    (folder / "text").mkdir(parents=True)
+    for number, length in enumerate(lengths.tolist()):
+        (folder / "text" / f"{number:03d}.txt").write_text(chr(97 + number % 26) * length)
+    train, heldout = (str(folder / "text" / name) for name in ("??[0-8].txt", "??9.txt"))
+    prepare([train], folder / "data", min_bucket=3, max_bucket=6, heldout=[heldout])
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_documents(tmp_path_factory.mktemp("documents"))
+
+
+def make(path: Path, *, step: int = 0, **changes: Any) -> DecompositionData:
+    """Make the data module of one rank, its trainer at `step`."""
+    ranks = {name: changes.pop(name, default) for name, default in (("rank", 0), ("world", 1))}
+    accum = changes.pop("accum", 1)
+    options = {"tokens_per_step": 256, "total_steps": 60, "cycles": 2, "workers": 0, **changes}
+    data = DecompositionData(path, **{"mixture": "natural", **options})
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_step=step,
+        global_rank=ranks["rank"],
+        world_size=ranks["world"],
+        accumulate_grad_batches=accum,
+    )
+    data.setup("fit")
+    return data
+
+
+def keys(data: DecompositionData) -> list[list[str]]:
+    return [batch["keys"] for batch in data.train_dataloader()]
+
+
+def test_each_step_has_one_length_and_the_same_number_of_tokens(prepared: Path) -> None:
+    batches = list(make(prepared).train_dataloader())
+    assert len(batches) == 60
+    lengths = [batch["tokens"].shape[1] - 1 for batch in batches]
+    assert [len(batch["tokens"]) for batch in batches] == [256 // length for length in lengths]
+    assert lengths[0] == 64  # running out of memory shows at once
+    assert set(lengths) == {8, 16, 32, 64}
+    for batch, length in zip(batches, lengths, strict=True):
+        assert batch["tokens"].dtype == torch.int64
+        bucket = {key.partition("/")[0] for key in batch["keys"]}
+        assert bucket == {f"D_{length.bit_length() - 1}"}
+    rows = [key for batch in batches for key in batch["keys"]]
+    assert len(rows) == len(set(rows))
+
+
+def test_rows_come_from_one_document_each(prepared: Path) -> None:
+    for batch in make(prepared).train_dataloader():
+        for row in batch["tokens"]:
+            assert len(set(row.tolist()) - {256}) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("step", [1, 7, 33])
+def test_a_resumed_run_sees_the_rest_with_other_ranks_and_workers(
+    prepared: Path, step: int, workers: int
+) -> None:
+    straight = keys(make(prepared))
+    state = make(prepared, step=step).state_dict()
+    shares = []
+    for rank in range(2):
+        data = make(prepared, step=step, rank=rank, world=2, accum=2, workers=workers)
+        data.load_state_dict(state)
+        micro = keys(data)
+        shares.append([micro[n] + micro[n + 1] for n in range(0, len(micro), 2)])
+    resumed = [one + other for one, other in zip(*shares, strict=True)]
+    assert resumed == straight[step:]
+
+
+def test_a_state_of_another_plan_is_refused(prepared: Path) -> None:
+    state = make(prepared, step=3).state_dict()
+    other = make(prepared, step=3, seed=1)
+    other.load_state_dict(state)
+    with pytest.raises(ValueError, match="belongs to another plan: saved fingerprint"):
+        other.train_dataloader()
+
+
+def test_cycles_differ_in_order(prepared: Path) -> None:
+    data = make(prepared, cycles=2, total_steps=120, repeat="reshuffle")
+    assert data.plan is not None
+    first, second = np.split(data.plan.steps[2:], [59])
+    assert first.tolist() != second[: len(first)].tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"total_steps": 10_000}, "repeat"),
+        ({"tokens_per_step": 100}, "cost_per_step=100 must be a multiple"),
+        ({"world": 3}, "nearest"),
+        ({"curriculum": "pacman"}, "curriculum 'pacman' is unknown"),
+        ({"mixture": {"D_20": 1.0}}, r"data\.mixture names \['D_20'\]"),
+        ({"tokens_per_step": 0}, r"data\.tokens_per_step must be >= 1"),
+        ({"workers": -1}, r"data\.workers must be >= 0"),
+    ],
+)
+def test_impossible_plans_are_refused(
+    prepared: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(prepared, **changes)
+
+
+def test_a_missing_data_set_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing-here"):
+        make(tmp_path / "nothing-here")
+
+
+def test_mixtures() -> None:
+    available = {"D_3": 10, "D_4": 0, "D_5": 30}
+    assert step_shares("natural", available) == {"D_3": 10.0, "D_4": 0.0, "D_5": 30.0}
+    assert step_shares("equal", available) == {"D_3": 1.0, "D_4": 0.0, "D_5": 1.0}
+    assert step_shares({"D_5": 2}, available) == {"D_3": 0.0, "D_4": 0.0, "D_5": 2.0}
+    assert apportion({"a": 1.0, "b": 1.0, "c": 1.0}, 5) == {"a": 2, "b": 2, "c": 1}
+    assert sum(apportion({"a": 0.3, "b": 17.0, "c": 5.5}, 997).values()) == 997
+    with pytest.raises(ValueError, match="shares >= 0 with a positive sum"):
+        step_shares({"D_3": -1.0, "D_5": 2.0}, available)
+
+
+def test_heldout_documents_are_whole_once_and_padded_little(prepared: Path) -> None:
+    data = make(prepared)
+    tokens, offsets = data.dataset.heldout()
+    batches = HeldoutBatches(tokens, offsets, max_targets=64, tokens_per_batch=256)
+    seen: list[int] = []
+    for n in range(len(batches)):
+        batch = batches[n]
+        assert batch["tokens"][:, 1:].numel() <= 256 or len(batch["lengths"]) == 1
+        for row, document in enumerate(batch["documents"].tolist()):
+            whole = np.asarray(tokens[offsets[document] : offsets[document + 1]])
+            length = int(batch["lengths"][row])
+            assert length == min(len(whole) - 1, 64)
+            assert batch["tokens"][row, : length + 1].tolist() == whole[: length + 1].tolist()
+        seen += batch["documents"].tolist()
+    assert sorted(seen) == list(range(30))
+
+
+def ranks_of_one_run(
+    rank: int, world: int, path: str, seeds: list[int]
+) -> list[tuple[int, list[str]]]:
+    data = make(Path(path), rank=rank, world=world, total_steps=50, seed=seeds[rank])
+    return [(b["tokens"].shape[1], b["keys"]) for b in data.train_dataloader()]
+
+
+def test_two_ranks_take_the_same_bucket_and_other_rows_for_fifty_steps(prepared: Path) -> None:
+    one, other = run_ranks(ranks_of_one_run, 2, str(prepared), [3, 3])
+    assert [width for width, _ in one] == [width for width, _ in other]
+    rows = [key for share in (one, other) for _, batch in share for key in batch]
+    assert len(one) == 50
+    assert len(rows) == len(set(rows))
+
+
+def test_another_seed_on_one_rank_fails_at_the_start_and_names_it(prepared: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"different plans: seed \(ranks 0 \| 1\)"):
+        run_ranks(ranks_of_one_run, 2, str(prepared), [3, 4])

@@ -1,0 +1,87 @@
+"""The claim: one hidden layer beats a linear classifier on held-out digits."""
+
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+import lightning
+
+from paper_template.config import ModelConfig
+from paper_template.data import PaperTemplateData
+from paper_template.module import PaperTemplateModule
+from tenfold.cli.quiet import silence_adverts
+from tenfold.optim import OptimConfig
+from tenfold.results import Result, Row, save_result, show_result, this_machine
+from tenfold.runs import git_revision
+
+CLAIM = "One hidden layer classifies held-out digits better than a linear classifier"
+METRIC = "test/accuracy"
+ARMS = {"one hidden layer": ModelConfig(hidden=32), "linear": ModelConfig(hidden=0)}
+STEPS = {"tiny": 200, "gpu": 5000}
+
+
+def reproduce(
+    *,
+    scale: Literal["tiny", "gpu"] = "tiny",
+    seeds: int = 3,
+    out: Path = Path("results/paper-template"),
+) -> int:
+    """Check the claim against its baseline and write the result.
+
+    Args:
+        scale: `tiny` for two CPU cores, `gpu` for one GPU.
+        seeds: Runs of each arm.
+        out: Folder of the result file and its plot.
+
+    Returns:
+        0 when the claim holds, 1 when it does not.
+
+    Raises:
+        ValueError: `seeds` is not positive.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds must be >= 1, got {seeds}")
+    silence_adverts()
+    scores = {
+        arm: [_score(model, seed=seed, steps=STEPS[scale]) for seed in range(seeds)]
+        for arm, model in ARMS.items()
+    }
+    result = _judge(scores, scale)
+    save_result(result, out / f"hidden_layer_{scale}.json")
+    show_result(result)
+    return 0 if result.holds else 1
+
+
+def _score(model: ModelConfig, *, seed: int, steps: int) -> float:
+    lightning.seed_everything(seed, verbose=False)
+    optim = OptimConfig(lr=1e-2, total_steps=steps, warmup_steps=10, weight_decay=0.01)
+    module, data = PaperTemplateModule(model, optim), PaperTemplateData(seed=seed)
+    trainer = lightning.Trainer(
+        max_steps=steps,
+        devices=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=data)
+    (metrics,) = trainer.test(module, datamodule=data, verbose=False)
+    return metrics[METRIC]
+
+
+def _judge(scores: dict[str, list[float]], scale: str) -> Result:
+    ours, baseline = map(fmean, scores.values())
+    seeds = range(len(next(iter(scores.values()))))
+    return Result(
+        claim=CLAIM,
+        paper="an example, no paper",
+        scale=scale,
+        command=f"uv run paper-template reproduce --scale {scale} --seeds {len(seeds)}",
+        commit=git_revision() or "unknown",
+        seeds=tuple(seeds),
+        rows=tuple(Row.of(arm, METRIC, values) for arm, values in scores.items()),
+        margin=ours - baseline,
+        holds=ours > baseline,
+        machine=this_machine(),
+    )

@@ -1,0 +1,70 @@
+"""`validate`, `test` and `predict` of a checkpoint, never of untrained weights."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from tenfold import atomic, checkpoints
+from tenfold.callbacks import AtomicCheckpointIO
+from tenfold.cli.training import TrainingCLI
+
+
+def evaluate(cli: TrainingCLI) -> int:
+    """Run the verb on `--ckpt_path` and print or write what it yields.
+
+    Raises:
+        ValueError: No checkpoint is named, or `predict` has no `--out`.
+        CheckpointError: The checkpoint does not verify.
+    """
+    if cli.config.ckpt_path is None:
+        raise ValueError(f"--ckpt_path must be given: {cli.verb} needs a trained model")
+    if cli.verb == "predict" and cli.config.out is None:
+        raise ValueError("--out must be given: predict writes a safetensors file")
+    checkpoint = find_checkpoint(cli.config.ckpt_path)
+    cli.build()
+    trainer = cli.make_trainer(
+        logger=False, plugins=[AtomicCheckpointIO()], enable_model_summary=False
+    )
+    run = getattr(trainer, cli.verb)
+    answers = run(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    if not trainer.is_global_zero:
+        return 0
+    if cli.verb == "predict":
+        _write_predictions(answers, cli.config.out)
+    else:
+        _report(
+            {name: value for answer in answers for name, value in answer.items()}, cli.config.out
+        )
+    return 0
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that `path` names: a file, or the newest one of a run folder."""
+    if path.is_dir():
+        folder = path / "checkpoints"
+        return checkpoints.newest(folder if folder.is_dir() else path)
+    return path
+
+
+def _report(metrics: dict[str, float], out: Path | None) -> None:
+    table = Table("metric", "value")
+    for name, value in sorted(metrics.items()):
+        table.add_row(name, f"{value:.5g}")
+    Console().print(table)
+    if out is not None:
+        atomic.write_json(out, metrics)
+
+
+def _write_predictions(batches: list[dict[str, Tensor]], out: Path) -> None:
+    """Join the batches of `predict_step`, dicts of `[B, ...]` tensors, along their first axis."""
+    columns: dict[str, list[Tensor]] = defaultdict(list)
+    for batch in batches:
+        for name, values in batch.items():
+            columns[name].append(values.cpu())
+    joined = {name: torch.cat(values) for name, values in columns.items()}
+    checkpoints.save_weights(out, joined, {"format": "predictions"})
+    Console().print(f"{len(next(iter(joined.values()), []))} predictions: {out}", soft_wrap=True)

@@ -1,0 +1,91 @@
+"""A paper's verb: a plain typed function whose arguments become options.
+
+jsonargparse reads types and help from signature and docstring. What a shell user expects on top is
+added here: leading words fill the required arguments, a list takes several words, and a boolean
+needs no value.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, get_args, get_origin, get_type_hints
+
+from jsonargparse import ArgumentParser
+
+
+def function_parser(function: Callable[..., Any], *, prog: str) -> ArgumentParser:
+    """Return the parser of a verb; it raises `ArgumentError` and never exits by itself."""
+    summary = (inspect.getdoc(function) or "").partition("\n")[0]
+    parser = ArgumentParser(prog=prog, description=summary, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="Options from a YAML file.")
+    parser.add_function_arguments(function, as_group=False)
+    return parser
+
+
+def run_function(function: Callable[..., Any], argv: Sequence[str], *, prog: str) -> int:
+    """Parse `argv`, call `function` and return its exit code (its return value when an `int`)."""
+    parser = function_parser(function, prog=prog)
+    options = parser.parse_args(shell_words(function, argv))
+    options.pop("config", None)
+    result = function(**parser.instantiate(options))
+    return result if isinstance(result, int) else 0
+
+
+def shell_words(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
+    """Rewrite shell-style words into the `--name=value` words that jsonargparse takes.
+
+    Raises:
+        ValueError: More bare words than required arguments.
+    """
+    hints = get_type_hints(function)
+    required = _required_arguments(function)
+    words: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest[0]
+        name = word.removeprefix("--")
+        if not word.startswith("-"):
+            if not required:
+                raise ValueError(f"unexpected word '{word}': options start with --")
+            name = required.pop(0)
+            words.append(
+                _as_option(name, _take_values(rest, hints[name], keep=len(required)), hints[name])
+            )
+        elif name in hints:
+            rest.pop(0)
+            required = [other for other in required if other != name]
+            words.append(_as_option(name, _take_values(rest, hints[name]), hints[name]))
+        else:  # `--name=value`, `--help`, or an unknown option: jsonargparse answers
+            words.append(rest.pop(0))
+            while rest and "=" not in word and not rest[0].startswith("-"):
+                words.append(rest.pop(0))
+    return words
+
+
+def _required_arguments(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters.items()
+    return [name for name, value in parameters if value.default is inspect.Parameter.empty]
+
+
+def _take_values(rest: list[str], hint: Any, keep: int = 0) -> list[str]:
+    """Remove an option's values from the front of `rest`; leave `keep` words for others."""
+    bare = next((n for n, word in enumerate(rest) if word.startswith("--")), len(rest))
+    limit = max(bare - keep, 1) if _is_list(hint) else 1
+    if hint is bool and (not bare or rest[0].lower() not in ("true", "false")):
+        limit = 0
+    values = rest[: min(limit, bare)]
+    del rest[: len(values)]
+    return values
+
+
+def _as_option(name: str, values: list[str], hint: Any) -> str:
+    if hint is bool:
+        return f"--{name}={values[0] if values else 'true'}"
+    if not values:
+        return f"--{name}"
+    as_list = _is_list(hint) and not values[0].startswith("[")
+    return f"--{name}={json.dumps(values) if as_list else values[0]}"
+
+
+def _is_list(hint: Any) -> bool:
+    return get_origin(hint) is list or any(get_origin(part) is list for part in get_args(hint))

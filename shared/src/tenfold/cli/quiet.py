@@ -1,0 +1,26 @@
+"""Keep third-party adverts and advice that does not apply out of the output."""
+
+import logging
+import warnings
+
+
+def silence_adverts() -> None:
+    """Drop Lightning's tips for its own services and its worker-count advice."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advert)
+    # Lightning adds handlers of its own; with ours on the root logger each line would come twice.
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+    connector = "lightning.pytorch.trainer.connectors.checkpoint_connector"
+    logging.getLogger(connector).addFilter(_is_no_advert)  # our CheckpointIO is always safe
+    for advice in (
+        "does not have many workers",
+        "IterableDataset` has `__len__` defined",
+        "LeafSpec",  # torch's deprecation of what Lightning calls
+        "callbacks used to create the checkpoint need to be provided",  # none matters to evaluation
+    ):
+        warnings.filterwarnings("ignore", message=f".*{advice}")
+
+
+def _is_no_advert(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return "Tip: For seamless" not in text and "`weights_only` was not set" not in text

@@ -1,0 +1,70 @@
+"""The optimiser's configuration and its learning-rate curve; standard library only.
+
+A separate file from `tenfold.optim`, so that a member's `config.py` and its `--help` need no torch.
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with linear warm-up and one cosine over the whole run.
+
+    Attributes:
+        lr: Highest learning rate, reached at the end of the warm-up.
+        total_steps: Optimiser steps of the run; the cosine ends there.
+        min_lr: Learning rate at the end of the cosine.
+        warmup_steps: Steps of the linear warm-up, 0 for none; a run of fewer steps ends in it.
+        betas: Decay rates of AdamW's two moments.
+        eps: AdamW's denominator term.
+        weight_decay: Decoupled weight decay; norms, biases and vectors are exempt.
+        decay_all: Whether to decay norms, biases and vectors too.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    lr: float
+    total_steps: int
+    min_lr: float = 0.0
+    warmup_steps: int = 0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decay_all: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every value; NaN fits no range."""
+        _require(0 < self.lr < math.inf, "lr", "must be > 0", self.lr)
+        _require(self.total_steps > 0, "total_steps", "must be > 0", self.total_steps)
+        _require(0 <= self.min_lr <= self.lr, "min_lr", f"must lie in 0..{self.lr}", self.min_lr)
+        _require(self.warmup_steps >= 0, "warmup_steps", "must be >= 0", self.warmup_steps)
+        _require(
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            "betas",
+            "must be two values in [0, 1)",
+            self.betas,
+        )
+        _require(0 < self.eps < math.inf, "eps", "must be > 0", self.eps)
+        _require(
+            0 <= self.weight_decay < math.inf, "weight_decay", "must be >= 0", self.weight_decay
+        )
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of optimiser step `step`, counted from 0.
+
+        `lr * (step + 1) / w` during the w warm-up steps, then a half cosine from `lr` at step w to
+        `min_lr` at `total_steps` and after. The off-by-one is that of open_clip's and OpenLM's
+        `cosine_lr`, which the published recipes used: the last warm-up step already has `lr`.
+        """
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        return self.min_lr + (self.lr - self.min_lr) * cosine
+
+
+def _require(holds: bool, field: str, expectation: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"optim.{field} {expectation}, got {value}")

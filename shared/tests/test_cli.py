@@ -1,0 +1,90 @@
+"""The command line without training: help, usage errors, a paper's verb, all without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tenfold.cli import App, Training
+
+WITHOUT_TORCH = """
+import sys
+from toy_member.cli import APP
+codes = [APP.main(words) for words in (["--help"], ["recipes"], ["nonsense"], ["greet", "--times"])]
+heavy = sorted({"torch", "lightning", "numpy"} & set(sys.modules))
+print(codes, heavy, file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def app(toy: Path) -> App:
+    from toy_member.cli import APP
+
+    return APP
+
+
+def test_help_recipes_and_usage_errors_need_no_torch(toy: Path) -> None:
+    call = [sys.executable, "-c", WITHOUT_TORCH]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[0, 0, 2, 2] []"
+    assert "greet     Write a greeting." in done.stdout
+    assert "tiny_cpu  A line through a few points" in done.stdout
+
+
+def test_shell_style_words_reach_the_function(app: App, toy: Path) -> None:
+    words = ["greet", "ann", "bob", "out.json", "--loud", "--times", "2", "--extra", "x", "y"]
+    assert app.main(words) == 0
+    assert json.loads(Path("out.json").read_text()) == [["ann", "bob"], True, 2, ["x", "y"]]
+
+
+def test_options_may_come_by_name_and_from_a_config_file(app: App, toy: Path) -> None:
+    Path("options.yaml").write_text("times: 3\nloud: true\n")
+    words = ["greet", "--names", "ann", "--out=out.json", "--config", "options.yaml"]
+    assert app.main([*words, "--loud", "false"]) == 0
+    assert json.loads(Path("out.json").read_text()) == [["ann"], False, 3, None]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nonsense"], "unknown verb 'nonsense', expected one of: fit, pretrain, validate"),
+        (["greet", "ann", "out.json", "--times", "0"], "times must be >= 1, got 0"),
+        (["greet", "ann", "out.json", "--times", "many"], "times"),
+        (["greet", "ann", "out.json", "--tmies", "1"], "unrecognized arguments: --tmies"),
+        (["greet", "--names", "ann", "--out", "o.json", "more"], "unexpected word 'more'"),
+        (["greet"], "names"),
+        (["greet", "ann", "missing/out.json"], "No such file or directory: missing/out.json"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    app: App, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert app.main(words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+def test_debug_shows_the_traceback(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENFOLD_DEBUG", "1")
+    with pytest.raises(ValueError, match="times must be"):
+        app.main(["greet", "ann", "out.json", "--times", "0"])
+
+
+def test_option_names_are_sorted_and_without_the_trainers(app: App) -> None:
+    assert app.option_names("greet") == ["config", "extra", "loud", "names", "out", "times"]
+    names = app.option_names("fit")
+    assert {"model.dim", "optim.lr", "data.batches", "resume", "dry_run"} <= set(names)
+    assert "optim.total_steps" not in names  # follows trainer.max_steps
+    assert not [name for name in names if name.startswith("trainer")]
+
+
+def test_app_refuses_a_missing_fit_and_names_used_twice() -> None:
+    training = Training(module="a:B", data="a:C")
+    with pytest.raises(ValueError, match="must hold 'fit'"):
+        App(name="x", package="x", about="", trainings={"pretrain": training})
+    with pytest.raises(ValueError, match="verbs named twice: test"):
+        App(name="x", package="x", about="", trainings={"fit": training}, verbs={"test": "a:b"})

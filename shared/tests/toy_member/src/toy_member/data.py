@@ -1,0 +1,63 @@
+"""Points on a line; batch n is a function of n alone, and the position is the trainer's step."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+
+class Points(IterableDataset[dict[str, Any]]):
+    """Batches `start, start + 1, ...`, each after `pause` seconds."""
+
+    def __init__(self, start: int, end: int, pause: float) -> None:
+        self.start, self.end, self.pause = start, end, pause
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number in range(self.start, self.end):
+            time.sleep(self.pause)
+            x = torch.randn(8, 2, generator=torch.Generator().manual_seed(number))
+            keys = [f"batch-{number}/{row}" for row in range(8)]
+            yield {"x": x, "y": x.sum(dim=1, keepdim=True), "keys": keys}
+
+    def __len__(self) -> int:
+        return self.end
+
+
+class PointsLoader(DataLoader[dict[str, Any]]):
+    """A loader that Lightning takes for resumable."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the trainer's step is the position."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing."""
+
+
+class ToyData(lightning.LightningDataModule):
+    """Points.
+
+    Args:
+        batches: Number of micro-batches.
+        pause: Seconds between two batches.
+    """
+
+    def __init__(self, batches: int = 1000, pause: float = 0.0) -> None:
+        super().__init__()
+        self.batches = batches
+        self.pause = pause
+
+    def train_dataloader(self) -> PointsLoader:
+        """Return the batches from the trainer's step on."""
+        assert self.trainer is not None
+        start = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        return PointsLoader(Points(start, self.batches, self.pause), batch_size=None)
+
+    def val_dataloader(self) -> PointsLoader:
+        """Return two batches."""
+        return PointsLoader(Points(5000, 5002, 0.0), batch_size=None)
+
+    test_dataloader = predict_dataloader = val_dataloader
