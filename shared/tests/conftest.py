@@ -32,3 +32,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("undisturbed")
     run_jobs(write_page, pages(), out=root / "out", settings=SETTINGS)
     return tree(root / "out")
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Return the folder of the shards of `numbered_shards`."""
+    # Loads torch, which most of these tests do without.
+    from numbered_shards import write_numbered
+
+    return write_numbered(tmp_path / "data")

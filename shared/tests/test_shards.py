@@ -9,7 +9,6 @@ import sys
 import tarfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,13 +23,7 @@ from tenfold.shards import (
     write_shard,
 )
 from tenfold.shards.decoding import decode
-
-
-def make_samples(count: int, *, prefix: str = "s") -> list[dict[str, Any]]:
-    return [
-        {"__key__": f"{prefix}{i:03d}", "txt": f"text {i}", "cls": i, "json": {"b": i, "a": [1, 2]}}
-        for i in range(count)
-    ]
+from tenfold.testing import numbered_sample, tiny_shards
 
 
 def test_members_come_back_as_they_were_written(tmp_path):
@@ -107,11 +100,11 @@ def test_writer_refuses(tmp_path, samples, message):
 
 
 def test_failing_source_leaves_the_old_shard(tmp_path):
-    write_shard(tmp_path / "a.tar", make_samples(2))
+    write_shard(tmp_path / "a.tar", map(numbered_sample, range(2)))
     before = (tmp_path / "a.tar").read_bytes()
 
     def broken():
-        yield from make_samples(1)
+        yield from map(numbered_sample, range(1))
         raise RuntimeError("source gone")
 
     with pytest.raises(RuntimeError, match="source gone"):
@@ -175,27 +168,19 @@ def test_killed_writer_leaves_whole_shards_only(tmp_path):
     assert folder_digest(folder) == expected  # left-over temporary files are gone too
 
 
-def make_folder(folder: Path, sizes: tuple[int, ...] = (3, 4)) -> Path:
-    folder.mkdir(exist_ok=True)
-    entries = [
-        write_shard(folder / f"{n}.tar", make_samples(size, prefix=f"{n}-"))
-        for n, size in enumerate(sizes)
-    ]
-    write_index(folder, entries, source="test", seed=3)
-    return folder
-
-
 def test_index_round_trip(tmp_path):
-    index = read_index(make_folder(tmp_path / "data"))
+    written = tiny_shards(tmp_path / "data")
+    write_index(written.folder, written.entries, source="test", seed=3)
+    index = read_index(tmp_path / "data")
     assert [entry.name for entry in index.entries] == ["0.tar", "1.tar"]
     assert index.num_samples == 7
     assert index.metadata == {"source": "test", "seed": 3}
-    other = read_index(make_folder(tmp_path / "other", (3, 5)))
-    assert index.sha256 != other.sha256
+    assert index.sha256 == written.sha256
+    assert index.sha256 != tiny_shards(tmp_path / "other", (3, 5)).sha256
 
 
 def test_index_is_refused_when_it_would_lie(tmp_path):
-    entry = write_shard(tmp_path / "a.tar", make_samples(1))
+    entry = write_shard(tmp_path / "a.tar", map(numbered_sample, range(1)))
     with pytest.raises(ShardError, match=r"a\.tar' is listed twice"):
         write_index(tmp_path, [entry, entry])
     (tmp_path / "a.tar").write_bytes(b"")
@@ -220,7 +205,7 @@ def test_index_is_refused_when_it_would_lie(tmp_path):
     ],
 )
 def test_foreign_index_is_refused(tmp_path, change, message):
-    path = make_folder(tmp_path / "data") / "index.json"
+    path = tiny_shards(tmp_path / "data").folder / "index.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ShardError, match=message):
         read_index(path.parent)

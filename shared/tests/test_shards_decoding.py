@@ -3,7 +3,6 @@
 import io
 import pickle
 import struct
-import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from foreign_tars import PIXELS, image_bytes, write_tar
 from PIL import Image
 
 from tenfold.shards import (
@@ -23,25 +23,6 @@ from tenfold.shards import (
 from tenfold.shards.decoding import decode
 
 
-def write_tar(path: Path, members: list[tuple[str, bytes] | tarfile.TarInfo]) -> Path:
-    """Write any tar, hostile ones too."""
-    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-                continue
-            info = tarfile.TarInfo(member[0])
-            info.size = len(member[1])
-            tar.addfile(info, io.BytesIO(member[1]))
-    return path
-
-
-def image_bytes(format: str, array: np.ndarray, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format, **options)
-    return buffer.getvalue()
-
-
 def png_header(width: int, height: int) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         crc = struct.pack(">I", zlib.crc32(kind + data))
@@ -49,9 +30,6 @@ def png_header(width: int, height: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9))
-
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
 
 def test_images_become_writable_rgb():

@@ -1,13 +1,7 @@
 """Indexing and verifying whole folders."""
 
-import io
-import tarfile
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import pytest
-from PIL import Image
+from foreign_tars import PIXELS, image_bytes, write_tar
 
 from tenfold.shards import (
     ShardError,
@@ -17,44 +11,7 @@ from tenfold.shards import (
     write_index,
     write_shard,
 )
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-
-
-def make_samples(count: int, *, prefix: str = "s") -> list[dict[str, Any]]:
-    return [
-        {"__key__": f"{prefix}{i:03d}", "txt": f"text {i}", "cls": i, "json": {"b": i, "a": [1, 2]}}
-        for i in range(count)
-    ]
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes] | tarfile.TarInfo]) -> Path:
-    """Write any tar, hostile ones too."""
-    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-                continue
-            info = tarfile.TarInfo(member[0])
-            info.size = len(member[1])
-            tar.addfile(info, io.BytesIO(member[1]))
-    return path
-
-
-def image_bytes(format: str, array: np.ndarray, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def make_folder(folder: Path, sizes: tuple[int, ...] = (3, 4)) -> Path:
-    folder.mkdir(exist_ok=True)
-    entries = [
-        write_shard(folder / f"{n}.tar", make_samples(size, prefix=f"{n}-"))
-        for n, size in enumerate(sizes)
-    ]
-    write_index(folder, entries, source="test", seed=3)
-    return folder
+from tenfold.testing import numbered_sample, tiny_shards
 
 
 def test_img2dataset_folder_is_indexed(tmp_path):
@@ -81,7 +38,7 @@ def test_img2dataset_folder_is_indexed(tmp_path):
 
 
 def test_folder_with_broken_shards_is_not_indexed(tmp_path):
-    write_shard(tmp_path / "0.tar", make_samples(3))
+    write_shard(tmp_path / "0.tar", map(numbered_sample, range(3)))
     (tmp_path / "1.tar").write_bytes((tmp_path / "0.tar").read_bytes()[:5000])
     (tmp_path / "2.tar").write_bytes(b"")
     with pytest.raises(ShardError, match=r"2 of 3 shards are not intact.*1\.tar.*2\.tar"):
@@ -93,7 +50,7 @@ def test_folder_with_broken_shards_is_not_indexed(tmp_path):
 
 
 def test_verify_names_every_fault(tmp_path):
-    folder = make_folder(tmp_path / "data", (3,) * 6)
+    folder = tiny_shards(tmp_path / "data", (3,) * 6).folder
     assert verify(folder, deep=True).ok
     report = verify(folder)
     assert (report.num_shards, report.num_samples, report.num_bytes) == (6, 18, 6 * 10240)
@@ -104,8 +61,8 @@ def test_verify_names_every_fault(tmp_path):
     (folder / "2.tar").write_bytes((folder / "2.tar").read_bytes()[: 3 * 1024 + 100])
     (folder / "3.tar").write_bytes(b"")
     write_tar(folder / "4.tar", [("../evil.txt", b"")])
-    write_shard(folder / "5.tar", make_samples(2))
-    write_shard(folder / "stray.tar", make_samples(1))
+    write_shard(folder / "5.tar", map(numbered_sample, range(2)))
+    write_shard(folder / "stray.tar", map(numbered_sample, range(1)))
     report = verify(folder)
     assert not report.ok
     text = "\n".join(report.problems)

@@ -1,48 +1,27 @@
 """Random access, and what a scan of headers must find in damaged and hostile tars."""
 
-import io
 import pickle
 import tarfile
-from pathlib import Path
-from typing import Any
 
 import pytest
+from foreign_tars import write_tar
 
 from tenfold.shards import (
     ShardError,
     TarMembers,
     write_shard,
 )
-
-
-def make_samples(count: int, *, prefix: str = "s") -> list[dict[str, Any]]:
-    return [
-        {"__key__": f"{prefix}{i:03d}", "txt": f"text {i}", "cls": i, "json": {"b": i, "a": [1, 2]}}
-        for i in range(count)
-    ]
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes] | tarfile.TarInfo]) -> Path:
-    """Write any tar, hostile ones too."""
-    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-                continue
-            info = tarfile.TarInfo(member[0])
-            info.size = len(member[1])
-            tar.addfile(info, io.BytesIO(member[1]))
-    return path
+from tenfold.testing import numbered_sample
 
 
 def test_members_random_access_equals_tarfile(tmp_path):
-    write_shard(tmp_path / "a.tar", make_samples(9))
+    write_shard(tmp_path / "a.tar", map(numbered_sample, range(9)))
     members = TarMembers(tmp_path / "a.tar")
     copy = pickle.loads(pickle.dumps(members))  # noqa: S301 - how workers get it
-    assert members.keys == copy.keys == tuple(f"s{i:03d}" for i in range(9))
+    assert members.keys == copy.keys == tuple(f"{i:03d}" for i in range(9))
     assert len(members) == 9
-    assert "s003" in members
-    assert "s009" not in members
+    assert "003" in members
+    assert "009" not in members
     with tarfile.open(tmp_path / "a.tar") as tar:
         for info in reversed(tar.getmembers()):
             key, extension = info.name.split(".")
@@ -51,8 +30,8 @@ def test_members_random_access_equals_tarfile(tmp_path):
             assert members.size(key, extension) == len(data)
     with pytest.raises(ShardError, match="no sample 'x'"):
         members.read("x", "txt")
-    with pytest.raises(ShardError, match="'s000' has no 'jpg' member, only cls, json, txt"):
-        members.read("s000", "jpg")
+    with pytest.raises(ShardError, match="'000' has no 'jpg' member, only cls, json, txt"):
+        members.read("000", "jpg")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         TarMembers(tmp_path / "none.tar")
 
@@ -137,7 +116,7 @@ def test_scattered_and_repeated_members(tmp_path, names, bad, message):
 
 def test_every_truncation_is_found(tmp_path):
     """tarfile itself is silent about those that end within a header."""
-    write_shard(tmp_path / "whole.tar", make_samples(3))
+    write_shard(tmp_path / "whole.tar", map(numbered_sample, range(3)))
     whole = (tmp_path / "whole.tar").read_bytes()
     end = 9 * 1024
     assert not any(whole[end:])
@@ -151,14 +130,14 @@ def test_every_truncation_is_found(tmp_path):
         for key in lenient.keys:
             if key not in lenient.bad:
                 assert len(lenient.extensions(key)) == 3
-                assert lenient.read(key, "txt") == b"text %d" % int(key[1:])
+                assert lenient.read(key, "txt") == b"text %d" % int(key)
     path.write_bytes(whole[: end + 512])
     assert len(TarMembers(path)) == 3
 
 
 @pytest.mark.parametrize("position", [3 * 1024 + 10, 3 * 1024 + 150])
 def test_flipped_byte_in_a_header_is_found(tmp_path, position):
-    write_shard(tmp_path / "a.tar", make_samples(3))
+    write_shard(tmp_path / "a.tar", map(numbered_sample, range(3)))
     data = bytearray((tmp_path / "a.tar").read_bytes())
     data[position] ^= 1
     (tmp_path / "a.tar").write_bytes(data)
@@ -167,7 +146,7 @@ def test_flipped_byte_in_a_header_is_found(tmp_path, position):
 
 
 def test_zeroed_middle_is_not_the_end(tmp_path):
-    write_shard(tmp_path / "a.tar", make_samples(3))
+    write_shard(tmp_path / "a.tar", map(numbered_sample, range(3)))
     data = bytearray((tmp_path / "a.tar").read_bytes())
     data[3 * 1024 : 6 * 1024] = bytes(3 * 1024)
     (tmp_path / "a.tar").write_bytes(data)

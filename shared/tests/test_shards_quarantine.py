@@ -1,6 +1,5 @@
 """Bad samples and shards in a running `ShardStream`."""
 
-import io
 import json
 import tarfile
 from collections import Counter
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from foreign_tars import write_tar
+from numbered_shards import SCHEMA, TOTAL, classes, make_stream, take
 
 from tenfold.atomic import sha256_file
 from tenfold.shards import (
@@ -23,42 +24,6 @@ from tenfold.shards import (
 )
 from tenfold.shards.quarantine import Quarantine
 
-SIZES = (7, 5, 9, 1, 8)
-TOTAL = sum(SIZES)
-SCHEMA = SampleSchema(required=("cls",))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Samples whose class is their number in the folder."""
-    path = tmp_path / "data"
-    first = 0
-    entries = []
-    for n, size in enumerate(SIZES):
-        samples = [{"__key__": f"{i:03d}", "cls": i} for i in range(first, first + size)]
-        entries.append(write_shard(path / f"{n}.tar", samples))
-        first += size
-    write_index(path, entries)
-    return path
-
-
-def keep(batch: list[dict[str, Any]]) -> list[int]:
-    return [sample["cls"] for sample in batch]
-
-
-def make(folder: Path, **options: Any) -> ShardStream:
-    return ShardStream(folder, SCHEMA, **{"batch_size": 2, "mix_shards": 2, **options})
-
-
-def take(loader: ShardLoader, count: int) -> list[list[int]]:
-    taken: list[list[int]] = []
-    while len(taken) < count:
-        for batch in loader:
-            taken.append(batch)
-            if len(taken) == count:
-                break
-    return taken
-
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -68,11 +33,7 @@ def spoiled(tmp_path: Path, members: list[tuple[str, bytes]], bad: list[tuple[st
     """Write a folder whose second and last shard ends with `bad` members."""
     folder = tmp_path / "spoiled"
     write_shard(folder / "0.tar", [{"__key__": f"a{i}", "txt": "fine"} for i in range(8)])
-    with tarfile.open(folder / "1.tar", "w") as tar:
-        for name, data in members + bad:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+    write_tar(folder / "1.tar", members + bad)
     return folder
 
 
@@ -193,18 +154,18 @@ def test_shard_without_a_good_sample_ends_the_run(tmp_path):
         take(ShardLoader(stream), 10)
 
 
-def test_truncated_shard_loses_its_lost_samples_only(folder):
+def test_truncated_shard_loses_its_lost_samples_only(shards):
     """Cut inside a header: tarfile and webdataset see a shorter but whole tar."""
-    path = folder / "2.tar"
+    path = shards / "2.tar"
     path.write_bytes(path.read_bytes()[: 6 * 1024 + 100])
     with tarfile.open(path) as tar:
         assert len(tar.getnames()) == 6
-    stream = make(folder, batch_size=1, max_bad_fraction=0.5)
-    seen = [n for batch in take(ShardLoader(stream, collate_fn=keep), TOTAL) for n in batch]
+    stream = make_stream(shards, batch_size=1, max_bad_fraction=0.5)
+    seen = [n for batch in take(ShardLoader(stream, collate_fn=classes), TOTAL) for n in batch]
     # Number 17 is the last before the cut and might have lost members.
     assert set(range(TOTAL)) - set(seen) >= {17, 18, 19, 20}
     assert {n for n in seen if 12 <= n < 21} <= set(range(12, 17))
-    recorded = lines(folder / "quarantine.jsonl")
+    recorded = lines(shards / "quarantine.jsonl")
     assert sorted(line["sample"] for line in recorded) == [5, 6, 7, 8]
     by_sample = {line["sample"]: line for line in recorded}
     assert "the shard breaks here" in by_sample[5]["reason"]
@@ -219,26 +180,25 @@ def test_truncated_shard_loses_its_lost_samples_only(folder):
         (bytes(10240), "no good sample at all; .* holds no samples"),
     ],
 )
-def test_empty_shard_ends_the_run(folder, content, message):
-    (folder / "2.tar").write_bytes(content)
+def test_empty_shard_ends_the_run(shards, content, message):
+    (shards / "2.tar").write_bytes(content)
     with pytest.raises(ShardError, match=message):
-        take(ShardLoader(make(folder, max_bad_fraction=0.5)), TOTAL)
+        take(ShardLoader(make_stream(shards, max_bad_fraction=0.5)), TOTAL)
 
 
-def test_hostile_member_ends_the_run(folder):
-    with tarfile.open(folder / "2.tar", "w") as tar:
-        tar.addfile(tarfile.TarInfo("../evil.cls"))
+def test_hostile_member_ends_the_run(shards):
+    write_tar(shards / "2.tar", [("../evil.cls", b"")])
     with pytest.raises(ShardError, match=r"2\.tar: member '\.\./evil\.cls' climbs out"):
-        take(ShardLoader(make(folder)), TOTAL)
-    assert not list(folder.parent.glob("evil*"))
+        take(ShardLoader(make_stream(shards)), TOTAL)
+    assert not list(shards.parent.glob("evil*"))
 
 
 @pytest.mark.parametrize(("count", "extra"), [(10, 0), (9, 20_000)])
-def test_rewritten_shard_ends_the_run(folder, count, extra):
+def test_rewritten_shard_ends_the_run(shards, count, extra):
     samples = [{"__key__": str(i), "cls": i, "bin": bytes(extra)} for i in range(count)]
-    write_shard(folder / "2.tar", samples)
+    write_shard(shards / "2.tar", samples)
     with pytest.raises(ShardError, match="was written again since; index the folder anew"):
-        take(ShardLoader(make(folder)), TOTAL)
+        take(ShardLoader(make_stream(shards)), TOTAL)
 
 
 def record_many(path: Path, barrier: Any = None) -> None:

@@ -1,16 +1,17 @@
-"""What the tests of several members need: real gloo ranks and bit-exact comparison of runs.
+"""What tests of several members need: real gloo ranks, exact comparison of runs, tiny shards.
 
 Not here: fixtures (each member's conftest) and the oracles of one module (its own test file).
 """
 
 import importlib.util
+import itertools
 import multiprocessing
 import os
 import pickle
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.queues import Queue
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,7 @@ import torch.distributed as dist
 
 from tenfold import checkpoints
 from tenfold.cli import App
+from tenfold.shards import ShardIndex, write_index, write_shard
 
 
 def run_ranks(
@@ -86,6 +88,41 @@ def resume_equals_straight(app: App, words: Sequence[str], folder: Path, *, stop
             checkpoints.remove(path)
     assert app.main([*words, f"--run_dir={resumed}", "--resume=auto"]) == 0
     assert_same_weights(straight / "checkpoints", resumed / "checkpoints")
+
+
+def numbered_sample(number: int) -> dict[str, Any]:
+    """Return a sample of `txt`, `cls` and `json` members that all follow from its number."""
+    return {
+        "__key__": f"{number:03d}",
+        "txt": f"text {number}",
+        "cls": number,
+        "json": {"number": number, "parity": ["even", "odd"][number % 2]},
+    }
+
+
+def tiny_shards(
+    folder: Path,
+    sizes: Sequence[int] = (3, 4),
+    *,
+    sample: Callable[[int], Mapping[str, Any]] = numbered_sample,
+) -> ShardIndex:
+    """Write shards `0.tar`, `1.tar`, ... and their index.
+
+    Args:
+        folder: Where they go; made if absent.
+        sizes: Number of samples of each shard.
+        sample: Makes a sample, in the form that `write_shard` takes, from its number in the folder.
+            Numbers run across shards; give each its own `"__key__"`.
+
+    Raises:
+        ShardError: As for `write_shard`, among others for a size of 0.
+    """
+    numbers = itertools.count()
+    entries = [
+        write_shard(folder / f"{shard}.tar", map(sample, itertools.islice(numbers, size)))
+        for shard, size in enumerate(sizes)
+    ]
+    return write_index(folder, entries)
 
 
 def _rank_main(

@@ -182,17 +182,8 @@ def _windowed(
     return Pattern(visible=_boolean_mask(sees, batch_size, length, device))
 
 
-@functools.lru_cache(maxsize=32)
-def _windowed_cached(
-    kernel: Kernel,
-    batch_shape: tuple[int, int],
-    causal: bool,
-    window: int | None,
-    device: torch.device,
-) -> Pattern:
-    # A tensor born in inference mode (a validation step) could not serve a later backward.
-    with torch.inference_mode(False):
-        return _windowed(kernel, batch_shape, causal, window, device)
+# A tensor born in inference mode (a validation step) could not serve a later backward.
+_windowed_cached = functools.lru_cache(maxsize=32)(torch.inference_mode(False)(_windowed))
 
 
 _Sees = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -129,19 +129,22 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Plot `train/loss` and every `val/*` against the step, a PNG of two panels."""
+    """Plot `train/loss` and every `val/*` against the step, a PNG of two panels.
+
+    The terms of the loss stand in the CSV; unweighted, they would not share an axis.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, wanted in ((left, "train/loss"), (right, "val/")):
-        names = sorted({name for row in rows for name in row if name.startswith(wanted)})
+    validated = sorted({name for row in rows for name in row if name.startswith("val/")})
+    panels = {"training": ["train/loss"], "validation": validated}
+    for axes, (title, names) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         for name in names:
             points = [(row["step"], row[name]) for row in rows if name in row]
-            axes.plot(
-                *zip(*points, strict=True), label=name, marker="." if len(points) < 30 else ""
-            )
-        axes.set_xlabel("step")
+            steps, values = ([point[axis] for point in points] for axis in (0, 1))
+            axes.plot(steps, values, label=name, marker="." if len(points) < 30 else "")
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.3)
         if names:
             axes.legend(fontsize="small")
     with atomic.open_atomic(path) as file:

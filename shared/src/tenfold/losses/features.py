@@ -36,9 +36,7 @@ def cosine_distance_loss(
     Raises:
         ValueError: Shapes differ or the mask does not fit.
     """
-    _require_pair(student, teacher, valid)
-    features = fill_invalid(widen(student), valid, 1.0)
-    target = fill_invalid(widen(teacher.detach()), valid, 1.0)
+    features, target = _comparable(student, teacher, valid)
     return mean_over_valid(1 - F.cosine_similarity(features, target, dim=-1), valid)
 
 
@@ -48,36 +46,25 @@ def feature_mse_loss(
     """Compute the squared error, averaged over rows and feature entries.
 
     With `normalize` both sides are divided by their L2 norm first; the value is then
-    `2 / D * cosine_distance_loss`.
-
-    Args:
-        student: Features `[..., D]`, any floating dtype.
-        teacher: Features of the same shape.
-        normalize: Whether to compare directions only.
-        valid: Bool mask `[...]` of the rows that count; all if absent. No valid row gives 0.
-
-    Returns:
-        A scalar in float32 (float64 for float64 features).
-
-    Raises:
-        ValueError: Shapes differ or the mask does not fit.
+    `2 / D * cosine_distance_loss`, whose other arguments, result dtype and errors are the same.
     """
-    _require_pair(student, teacher, valid)
-    features = fill_invalid(widen(student), valid, 1.0)
-    target = fill_invalid(widen(teacher.detach()), valid, 1.0)
+    features, target = _comparable(student, teacher, valid)
     if normalize:
         features, target = F.normalize(features, dim=-1), F.normalize(target, dim=-1)
     rows = F.mse_loss(features, target, reduction="none").mean(-1)
     return mean_over_valid(rows, valid)
 
 
-def _require_pair(student: Tensor, teacher: Tensor, valid: Tensor | None) -> None:
+def _comparable(student: Tensor, teacher: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Check the pair; return it widened, without gradient to the teacher or from invalid rows."""
     if student.shape != teacher.shape:
         raise ValueError(
             "student and teacher features must have the same shape, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}; project the student first"
         )
     require_rows_mask(valid, student.shape[:-1])
+    features = fill_invalid(widen(student), valid, 1.0)
+    return features, fill_invalid(widen(teacher.detach()), valid, 1.0)
 
 
 class CosineDistanceLoss(nn.Module):

@@ -234,6 +234,8 @@ class ShardLoader(DataLoader[Batch]):
         except ShardError as error:
             # A worker's error comes with its traceback in the message.
             line = str(error).strip().splitlines()[-1]
+            # Its traceback is in a cycle with torch's iterator, which would end its workers late.
+            error.__traceback__ = None
             name = f"{ShardError.__module__}.{ShardError.__qualname__}: "
             raise ShardError(line.removeprefix(name)) from None
 
