@@ -21,7 +21,7 @@ def build(buckets=BUCKETS, **changes):
 
 def weights_of(curriculum, buckets, quotas):
     weights = curriculum.weights(buckets, quotas)
-    assert weights is not None
+    assert not isinstance(weights, str)
     return weights.tolist()
 
 
@@ -239,7 +239,8 @@ def test_presets_have_the_odds_of_the_paper():
     assert odds(Curriculum.grow_p2()) == [32, 16, 8, 4, 2, 1]
     assert odds(Curriculum.grow_p(100)) == [100.0**k for k in (5, 4, 3, 2, 1, 0)]
     assert odds(Curriculum.shrink_p(100)) == [100.0**k for k in range(6)]
-    assert Curriculum.sequential().weights(lengths, ones) is None
+    assert Curriculum.sequential().weights(lengths, ones) == "sequential"
+    assert Curriculum.natural().weights(lengths, ones) == "natural"
     for name in PRESETS:
         named = Curriculum.named(name, cycles=3)
         assert named.cycles == 3
@@ -266,15 +267,29 @@ def test_buckets_of_equal_cost_share_their_odds():
     assert weights_of(Curriculum.grow_p2(), sources, np.full(3, 1)) == [2, 2, 1]
 
 
-def test_natural_is_a_plain_shuffle_of_the_steps():
-    heads = np.concatenate(
+def test_natural_lets_a_rare_bucket_come_at_any_time():
+    """Odds by the initial size would leave the one rare step for last in 36 % of the plans."""
+    buckets = [Bucket("rare", 32, 32), Bucket("common", 64, 99 * 16)]
+    places = np.array(
         [
-            build(curriculum=Curriculum.natural(), longest_first=0, seed=seed).steps[:3]
-            for seed in range(1000)
+            build(buckets, curriculum=Curriculum.natural(), longest_first=0, seed=seed)
+            .steps.tolist()
+            .index(0)
+            for seed in range(2000)
         ]
     )
-    share = np.bincount(heads) / heads.size
-    assert share == pytest.approx([6 / 17, 6 / 17, 5 / 17], abs=0.03)
+    assert np.mean(places) == pytest.approx(49.5, abs=4 * 100 / np.sqrt(12 * places.size))
+    assert np.mean(places == 99) == pytest.approx(0.01, abs=4 * np.sqrt(0.0099 / places.size))
+
+
+@pytest.mark.parametrize("name", ["natural", "sequential"])
+def test_orders_without_odds_are_described_by_name(name):
+    described = build(curriculum=Curriculum.named(name, cycles=2)).describe()
+    assert (described["odds"], described["odds_mode"], described["cycles"]) == (
+        name,
+        "per_batch",
+        2,
+    )
 
 
 def test_rows_of_bad_steps_and_ranks_are_refused():

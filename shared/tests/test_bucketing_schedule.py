@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tenfold.bucketing import Bucket, Curriculum
+from tenfold.bucketing.curriculum import FixedOrder
 from tenfold.bucketing.keys import key_words, uniforms
 from tenfold.bucketing.permutation import permute
 from tenfold.bucketing.schedule import count_ordinals, draw_schedule, lead_with_costliest
@@ -15,7 +16,11 @@ QUOTAS = np.array([6, 5, 3])
 WEIGHTS = np.array([4.0, 2.0, 1.0])
 COSTS = np.array([32, 64, 128])
 SEEDS = 2000
-CHI_SQUARE_0_001 = {2: 13.82, 23: 49.73}  # degrees of freedom -> value exceeded with p = 0.001
+CHI_SQUARE_0_001 = {
+    2: 13.82,
+    11: 31.26,
+    23: 49.73,
+}  # degrees of freedom -> value exceeded with p = 0.001
 
 
 def chi_square(seen, expected):
@@ -37,7 +42,7 @@ def positions(schedules, bucket):
     return [float(np.flatnonzero(steps == bucket).mean()) for steps in schedules]
 
 
-def drawn(cycles, seed, quotas=QUOTAS, weights: np.ndarray | None = WEIGHTS):
+def drawn(cycles, seed, quotas=QUOTAS, weights: np.ndarray | FixedOrder = WEIGHTS):
     return draw_schedule(quotas, weights, COSTS, cycles=cycles, seed=seed)
 
 
@@ -68,6 +73,37 @@ def test_every_order_of_a_tiny_cycle_has_its_exact_probability():
     assert chi_square(counts, [p * SEEDS for p in exact.values()]) < CHI_SQUARE_0_001[2]
 
 
+def test_a_natural_cycle_is_uniform_over_all_orders_of_its_steps():
+    quotas = np.array([2, 1, 1])
+    seen = Counter(
+        tuple(draw_schedule(quotas, "natural", COSTS, cycles=1, seed=seed).tolist())
+        for seed in range(SEEDS)
+    )
+    orders = set(itertools.permutations([0, 0, 1, 2]))
+    assert set(seen) == orders
+    counts = [seen[order] for order in sorted(orders)]
+    assert chi_square(counts, [SEEDS / 12] * 12) < CHI_SQUARE_0_001[11]
+
+
+def test_a_rare_bucket_of_a_natural_cycle_may_come_at_any_time():
+    places = [
+        int(np.flatnonzero(drawn(1, seed, np.array([1, 99, 0]), "natural") == 0)[0])
+        for seed in range(2 * SEEDS)
+    ]
+    error = np.sqrt((100**2 - 1) / 12 / len(places))
+    assert abs(np.mean(places) - 49.5) < 4 * error
+    for place in (0, 99):
+        share = np.mean(np.array(places) == place)
+        assert abs(share - 0.01) < 4 * np.sqrt(0.01 * 0.99 / len(places))
+
+
+def test_each_natural_cycle_has_its_part_in_an_order_of_its_own():
+    steps = drawn(2, seed=3, quotas=np.array([40, 40, 6]), weights="natural")
+    cycles = np.split(steps, 2)
+    assert [np.bincount(cycle).tolist() for cycle in cycles] == [[20, 20, 3]] * 2
+    assert not np.array_equal(*cycles)
+
+
 def test_each_cycle_uses_an_equal_part_in_an_order_of_its_own():
     steps = drawn(4, seed=3, quotas=np.array([40, 42, 7]))
     assert np.bincount(steps).tolist() == [40, 42, 7]
@@ -86,7 +122,7 @@ def test_two_cycles_of_the_same_counts_differ():
 def test_a_huge_base_is_the_sorted_order_of_each_cycle():
     buckets = [Bucket(str(cost), int(cost), 1) for cost in COSTS]
     huge = Curriculum.grow_p(1e15).weights(buckets, QUOTAS)
-    sequential = drawn(2, seed=5, weights=None)
+    sequential = drawn(2, seed=5, weights="sequential")
     assert np.array_equal(drawn(2, seed=5, weights=huge), sequential)
     assert sequential.tolist() == [0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 1, 1, 2, 2]
     shrinking = Curriculum.shrink_p(1e15).weights(buckets, QUOTAS)

@@ -68,6 +68,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert message in lines[0]
 
 
+def test_a_list_may_be_one_word_and_a_dash_is_a_word(app: App, toy: Path) -> None:
+    assert app.main(["greet", "-", "--out=out.json", "--extra=x"]) == 0
+    assert json.loads(Path("out.json").read_text()) == [["-"], False, 1, ["x"]]
+
+
+def test_help_of_a_verb_shows_its_leading_words(
+    app: App, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main(["greet", "--help"]) == 0
+    assert "usage: toy-member greet NAMES OUT [options]" in capsys.readouterr().out
+
+
 def test_debug_shows_the_traceback(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENFOLD_DEBUG", "1")
     with pytest.raises(ValueError, match="times must be"):

@@ -91,11 +91,60 @@ def test_resume_never_starts_over_unasked(app: App, capsys: pytest.CaptureFixtur
     assert app.main([*FIT, "--resume", "if_any", "--trainer.max_steps=2"]) == 0
 
 
-def test_resume_says_which_options_changed(app: App, caplog: pytest.LogCaptureFixture) -> None:
+def test_resume_says_which_options_changed(
+    app: App, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert fit(app, "run", "--trainer.max_steps=5") == 0
-    assert fit(app, "run", "--trainer.max_steps=6", "--resume=auto", "--optim.lr=0.01") == 0
-    assert "resuming with optim.lr = 0.01 (was 0.05)" in caplog.messages
+    assert fit(app, "run", "--trainer.max_steps=6", "--resume=auto", "--optim.lr=0.01") == 2
+    assert "optim.lr is 0.01, the interrupted run has 0.05" in capsys.readouterr().err
+    assert fit(app, "run", "--trainer.max_steps=6", "--resume=auto") == 0
     assert "resuming with trainer.max_steps = 6 (was 5)" in caplog.messages
+
+
+def test_a_finished_run_is_not_trained_again_in_silence(
+    app: App, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = [*FIT, "--trainer.max_steps=2"]
+    assert app.main(short) == 0
+    assert app.main([*short, "--resume=auto"]) == 2
+    assert "nothing left to train" in capsys.readouterr().err
+    assert app.main([*short, "--resume=if_any"]) == 0
+    assert len(list(Path("runs/tiny_cpu").iterdir())) == 2
+
+
+def test_if_any_starts_in_a_folder_whose_run_died_early(app: App) -> None:
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/log.txt").write_text("killed in the first step")
+    assert fit(app, "run", "--resume=if_any", "--trainer.max_steps=2") == 0
+
+
+def test_an_older_checkpoint_starts_a_branch_of_its_own(app: App) -> None:
+    assert fit(app, "run", "--checkpoint.keep=9") == 0
+    words = ["--resume=run/checkpoints/step-00000005.ckpt", "--trainer.max_steps=7"]
+    assert app.main([*FIT, *words]) == 0
+    assert [path.stem for path in sorted(Path("run/checkpoints").glob("step-*.ckpt"))] == [
+        "step-00000005",
+        "step-00000007",
+    ]
+    aside = {path.name for path in Path("run/checkpoints/superseded").glob("step-*.ckpt")}
+    assert aside == {f"step-000000{step}.ckpt" for step in (10, 15, 20)}
+
+
+def test_resume_with_other_micro_batches_takes_the_steps_that_are_left(app: App) -> None:
+    assert fit(app, "run", "--trainer.accumulate_grad_batches=4", "--trainer.max_steps=6") == 0
+    words = ["--trainer.accumulate_grad_batches=2", "--trainer.max_steps=20", "--resume=auto"]
+    assert fit(app, "run", *words) == 0
+    state = checkpoints.load(checkpoints.newest(Path("run/checkpoints")))
+    progress = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    assert state["global_step"] == 20
+    assert progress["ready"] == 40
+
+
+def test_the_last_step_is_validated_and_the_best_survives_a_resume(app: App) -> None:
+    words = [*FIT, "--trainer.max_steps=13", "--checkpoint.keep=9"]
+    resume_equals_straight(app, words, Path(), stop=10)
+    steps = [row["step"] for row in read_metrics(Path("resumed/metrics.csv")) if "val/error" in row]
+    assert steps == [10, 13]
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -127,8 +176,8 @@ def test_nan_stops_before_the_weights_and_names_the_samples(
     (message,) = [m for m in caplog.messages if "gradient is nan" in m]
     assert "at step 7; train/loss=nan, train/loss_square=nan" in message
     assert "batch-7/0, batch-7/1" in message
-    capture = torch.load("run/nan-step-7.pt", weights_only=True)
-    assert capture["batch"]["keys"][0] == "batch-7/0"
+    capture = torch.load("run/nan-step-7-rank-0.pt", weights_only=True)
+    assert capture["micro_batches"][0]["batch"]["keys"][0] == "batch-7/0"
     newest = checkpoints.load(checkpoints.newest(Path("run/checkpoints")))
     assert newest["global_step"] == 5
     assert all(torch.isfinite(value).all() for value in newest["state_dict"].values())
@@ -150,7 +199,7 @@ def test_evaluation_needs_a_checkpoint_and_uses_it(
     assert fit(app, "run") == 0
     assert app.main(["validate", "--config", "tiny_cpu"]) == 2
     assert "--ckpt_path must be given" in capsys.readouterr().err
-    words = ["--config", "run/config.yaml", "--ckpt_path", "run"]
+    words = ["--ckpt_path", "run"]
     assert app.main(["validate", *words, "--out", "metrics.json"]) == 0
     rows = [row for row in read_metrics(Path("run/metrics.csv")) if "val/error" in row]
     assert json.loads(Path("metrics.json").read_text())["val/error"] == pytest.approx(
@@ -171,7 +220,7 @@ def test_evaluation_needs_a_checkpoint_and_uses_it(
         ("model: {dim: [", [], "bad.yaml: Problems parsing config"),
         ("model: {dim: 0}", [], "model.dim must be >= 1, got 0"),
         ("optim: {lr: -1}", [], "optim.lr must be > 0, got -1"),
-        ("trainer: {max_steps: -1}", [], "trainer.max_steps must be set"),
+        ("trainer: {max_steps: -1}", [], "trainer.max_steps must be >= 1, got -1"),
         ("checkpoint: {keep: 1}", [], "checkpoint.keep must be >= 2, got 1"),
         ("checkpoint: {monitor: val/no}", [], "checkpoint.monitor 'val/no' is not logged"),
         ("", ["--config", "none.yaml"], "no such recipe: none.yaml"),

@@ -72,7 +72,9 @@ def verify(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(manifest_path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path} has no manifest: its save was interrupted") from None
+        raise CheckpointError(
+            f"{path} has no manifest: its save was interrupted, or it is no checkpoint of ours"
+        ) from None
     except json.JSONDecodeError:
         raise CheckpointError(f"{manifest_path(path)} is not JSON") from None
     if manifest.get("format_version") != FORMAT_VERSION:
@@ -96,17 +98,49 @@ def newest(folder: Path) -> Path:
     """
     found = sorted(folder.glob("step-*.ckpt"))  # names hold the step, padded with zeros
     if not found:
-        raise CheckpointError(f"no checkpoint in {folder}; leave --resume out to start afresh")
+        raise CheckpointError(f"there is no step-*.ckpt in {folder}")
     reasons: list[str] = []
     for path in reversed(found):
         try:
             verify(path)
         except CheckpointError as error:
-            log.warning("skipped a checkpoint: %s", error)
             reasons.append(str(error))
         else:
+            for reason in reasons:
+                log.warning("skipped a checkpoint: %s", reason)
             return path
-    raise CheckpointError(f"none of {len(found)} checkpoints verifies: {'; '.join(reasons)}")
+    raise CheckpointError(
+        f"none of {len(found)} checkpoints verifies: {'; '.join(reasons)}; start a new run"
+    )
+
+
+def step_of(path: Path) -> int:
+    """Return the step that a checkpoint's manifest states, without verifying the file.
+
+    Raises:
+        CheckpointError: It has no manifest.
+    """
+    try:
+        return int(json.loads(manifest_path(path).read_text(encoding="utf-8"))["step"])
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} has no manifest: its save was interrupted") from error
+
+
+def set_aside(folder: Path, *, after_step: int) -> None:
+    """Move the checkpoints of later steps to `folder/superseded` and say so.
+
+    A run that goes on at an earlier step must not find them again.
+    """
+    for path in sorted(folder.glob("*-*.ckpt")):
+        digits = path.stem.rpartition("-")[2]
+        if not digits.isdigit() or int(digits) <= after_step:
+            continue
+        target = folder / "superseded" / path.name
+        target.parent.mkdir(exist_ok=True)
+        for old in (manifest_path(path), path):
+            if old.exists():
+                old.replace(target.parent / old.name)
+        log.warning("going on at step %d: moved %s to %s", after_step, path, target)
 
 
 def remove(path: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,13 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
-    def log(self) -> Path:
-        """What was logged, with tracebacks."""
-        return self.path / "log.txt"
+    def is_used(self) -> bool:
+        """Whether a run has left checkpoints or metrics; what a mistake leaves does not count."""
+        return self.metrics.exists() or any(self.checkpoints.glob("*.ckpt"))
+
+    def log_of_rank(self, rank: int) -> Path:
+        """Where a rank's log lines go, with tracebacks: `log.txt` for rank 0."""
+        return self.path / (f"log-rank{rank}.txt" if rank else "log.txt")
 
     @property
     def plot(self) -> Path:
@@ -56,16 +61,11 @@ class RunFolder:
         return self.path / "loss.png"
 
     def create(self) -> None:
-        """Make the folder.
+        """Make the folder, on every rank.
 
         Raises:
-            FileExistsError: It holds files already.
             PermissionError: It cannot be written.
         """
-        if self.path.is_dir() and any(self.path.iterdir()):
-            raise FileExistsError(
-                f"run folder {self.path} is not empty: go on with --resume auto or name another"
-            )
         self.checkpoints.mkdir(parents=True, exist_ok=True)
 
     def record(self, config_yaml: str, argv: list[str]) -> None:
@@ -88,24 +88,26 @@ def new_run(runs_dir: Path, recipe: str) -> RunFolder:
 
 
 def newest_run(runs_dir: Path, recipe: str) -> RunFolder:
-    """Return the newest run of `recipe` that has checkpoints.
+    """Return the newest run of `recipe`, by the time in its name.
 
     Raises:
         FileNotFoundError: There is none.
     """
-    candidates = [
-        p for p in (runs_dir / recipe).glob("*") if any(p.glob("checkpoints/step-*.ckpt"))
-    ]
+    candidates = sorted(path for path in (runs_dir / recipe).glob("*") if path.is_dir())
     if not candidates:
         raise FileNotFoundError(
-            f"nothing to resume: no checkpoint below {runs_dir / recipe}; leave --resume out"
+            f"nothing to resume: no run below {runs_dir / recipe}; leave --resume out"
         )
-    return RunFolder(max(candidates, key=lambda path: path.stat().st_mtime))
+    return RunFolder(candidates[-1])
 
 
+@cache
 def git_revision() -> str | None:
-    """Return the short revision of the working directory's checkout, `None` outside of one."""
-    call = ["git", "rev-parse", "--short", "HEAD"]
+    """Return the short revision of the working directory's checkout, `None` outside of one.
+
+    `-dirty` follows when files differ from it.
+    """
+    call = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -124,14 +126,35 @@ def environment_record(argv: list[str]) -> Mapping[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processors": os.cpu_count(),
+        "accelerators": _accelerators(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "packages": dict(sorted(packages.items())),
     }
 
 
+def _accelerators() -> list[str]:
+    """Name the CUDA devices, if torch is loaded; this module does not load it."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+
+
+def log_to_console() -> None:
+    """Show what is logged from INFO on, unless the program has set up logging already."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.INFO)
+    handler.addFilter(lambda record: not getattr(record, "file_only", False))
+    logging.basicConfig(
+        level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s", handlers=[handler]
+    )
+    logging.getLogger("tenfold").setLevel(logging.DEBUG)  # for the log file of a run
+
+
 def log_to_file(path: Path) -> logging.Handler:
     """Copy everything that is logged to `path` as well; return the handler."""
     handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setLevel(logging.DEBUG)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     return handler

@@ -8,8 +8,10 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import queue
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.queues import Queue
@@ -21,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from tenfold import checkpoints
+from tenfold.callbacks.metrics import read_metrics
 from tenfold.cli import App
 from tenfold.shards import ShardIndex, write_index, write_shard
 
@@ -34,7 +37,8 @@ def run_ranks(
     modules need not be importable. Results and arguments travel by pickle between these processes.
 
     Raises:
-        RuntimeError: A rank raised (its traceback is in the message) or did not answer in time.
+        RuntimeError: A rank raised or did not answer in time; the message has the tracebacks of
+            those that raised and the numbers of those that did not answer.
     """
     context = multiprocessing.get_context("spawn")
     results: Queue[tuple[int, bytes, str | None]] = context.Queue()
@@ -51,15 +55,34 @@ def run_ranks(
         for process in ranks:
             process.start()
         try:
-            answers = [results.get(timeout=timeout_s) for _ in ranks]
+            answers = _collect(results, world_size, timeout_s)
+            for rank in answers:  # the others hang
+                ranks[rank].join(timeout=5)
         finally:
             for process in ranks:
-                process.join(timeout=5)
                 process.kill()
-    failures = [f"rank {rank}:\n{error}" for rank, _, error in answers if error]
+                process.join()
+    failures = [f"rank {rank}:\n{error}" for rank, (_, error) in sorted(answers.items()) if error]
+    if silent := [rank for rank in range(world_size) if rank not in answers]:
+        failures.append(f"ranks {silent} did not answer within {timeout_s:g} s")
     if failures:
         raise RuntimeError("\n".join(failures))
-    return [pickle.loads(value) for _, value, _ in sorted(answers, key=lambda answer: answer[0])]  # noqa: S301
+    return [pickle.loads(value) for _, (value, _) in sorted(answers.items())]  # noqa: S301
+
+
+def _collect(
+    results: "Queue[tuple[int, bytes, str | None]]", world_size: int, timeout_s: float
+) -> dict[int, tuple[bytes, str | None]]:
+    """Return value and traceback by rank, of those ranks that answer in time."""
+    answers: dict[int, tuple[bytes, str | None]] = {}
+    end = time.monotonic() + timeout_s
+    while len(answers) < world_size:
+        try:
+            rank, value, error = results.get(timeout=max(0.0, end - time.monotonic()))
+        except queue.Empty:
+            break
+        answers[rank] = value, error
+    return answers
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -71,23 +94,81 @@ def assert_same_weights(one: Path, other: Path) -> None:
         assert torch.equal(tensor, second["state_dict"][name]), f"{name} differs"
 
 
+def assert_same_run(one: Path, other: Path, *, after: int) -> None:
+    """Fail unless two run folders are the same from step `after` on.
+
+    Compared bit for bit: weights, optimiser and schedule states of the newest checkpoints, the best
+    checkpoints' names, and the metrics without `time/*` and `mem/*`, which no two runs share.
+    """
+    assert_same_weights(one / "checkpoints", other / "checkpoints")
+    first, second = (
+        checkpoints.load(checkpoints.newest(run / "checkpoints")) for run in (one, other)
+    )
+    for name in ("optimizer_states", "lr_schedulers"):
+        _assert_same_values(first[name], second[name], name)
+    rows, others = (_metrics_after(run / "metrics.csv", after) for run in (one, other))
+    assert rows, f"{one} has no metrics from step {after} on: nothing to compare"
+    _assert_same_values(rows, others, "metrics.csv")
+    best, other_best = (
+        sorted(path.name for path in (run / "checkpoints").glob("best-*.ckpt"))
+        for run in (one, other)
+    )
+    _assert_same_values(best, other_best, "the best checkpoint")
+
+
+def _assert_same_values(one: Any, other: Any, name: str) -> None:
+    """Fail unless two nested states are bit-identical; the message says where they are not."""
+    assert type(one) is type(other), f"{name} differs: {type(one)} and {type(other)}"
+    if isinstance(one, Mapping):
+        assert one.keys() == other.keys(), f"{name} differs: {one.keys()} and {other.keys()}"
+        for key in one:
+            _assert_same_values(one[key], other[key], f"{name}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), f"{name} differs: {len(one)} and {len(other)} entries"
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            _assert_same_values(*pair, f"{name}[{index}]")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), f"{name} differs"
+    else:
+        assert one == other, f"{name} differs: {one} and {other}"
+
+
+def _metrics_after(path: Path, step: int) -> dict[float, dict[str, float]]:
+    """Return the metrics by step; a resumed run may log one step in several rows."""
+    rows: dict[float, dict[str, float]] = {}
+    for row in read_metrics(path):
+        number = row.pop("step")
+        values = {n: v for n, v in row.items() if not n.startswith(("time/", "mem/"))}
+        if number >= step and values:
+            rows.setdefault(number, {}).update(values)
+    return rows
+
+
 def resume_equals_straight(app: App, words: Sequence[str], folder: Path, *, stop: int) -> None:
-    """Fail unless a run that is cut after `stop` steps and resumed ends bit-identical.
+    """Fail unless a run that is cut after `stop` steps and resumed is the same from there on.
 
     Args:
         app: The member's command line.
-        words: A training of it with every checkpoint kept, one at `stop` among them.
+        words: A training of it that keeps every checkpoint, one at `stop` and a later one.
         folder: Where the two runs go.
         stop: Optimiser step of the checkpoint that survives, as after a kill.
     """
     straight, resumed = folder / "straight", folder / "resumed"
     for run in (straight, resumed):
         assert app.main([*words, f"--run_dir={run}"]) == 0
-    for path in (resumed / "checkpoints").glob("step-*.ckpt"):
-        if path.stem != f"step-{stop:08d}":
-            checkpoints.remove(path)
+    last = checkpoints.verify(checkpoints.newest(straight / "checkpoints"))["step"]
+    assert stop < last, f"the run ends at step {last}: nothing is left to resume after {stop}"
+    _cut(resumed / "checkpoints", stop)
     assert app.main([*words, f"--run_dir={resumed}", "--resume=auto"]) == 0
-    assert_same_weights(straight / "checkpoints", resumed / "checkpoints")
+    assert_same_run(straight, resumed, after=stop)
+
+
+def _cut(folder: Path, stop: int) -> None:
+    """Leave of the periodic checkpoints the one at `stop`, of the best ones none from later on."""
+    for path in folder.glob("*.ckpt"):
+        kind, _, step = path.stem.rpartition("-")
+        if int(step) > stop or (kind == "step" and int(step) != stop):
+            checkpoints.remove(path)
 
 
 def numbered_sample(number: int) -> dict[str, Any]:

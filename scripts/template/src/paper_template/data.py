@@ -6,7 +6,6 @@ resumes exactly and does not depend on the number of ranks.
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
 
 import lightning
 import numpy as np
@@ -16,6 +15,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from paper_template.module import DigitBatch
+from tenfold.loader import StepLoader
 
 SPLITS = {"train": (0.0, 0.6), "val": (0.6, 0.8), "test": (0.8, 1.0)}
 SPLIT_SEED = 0  # not `data.seed`: every run must be measured on the same images
@@ -38,7 +38,7 @@ class PaperTemplateData(lightning.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
 
-    def train_dataloader(self) -> "DigitLoader":
+    def train_dataloader(self) -> StepLoader[DigitBatch]:
         """Return this rank's micro-batches from the trainer's step on."""
         assert self.trainer is not None
         if self.batch_size % self.trainer.world_size:
@@ -53,7 +53,7 @@ class PaperTemplateData(lightning.LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        return DigitLoader(stream, batch_size=None)
+        return StepLoader(stream, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[DigitBatch]:
         """Return this rank's share of the validation images."""
@@ -116,17 +116,6 @@ class WholeSplit(Dataset[DigitBatch]):
 
     def __getitem__(self, index: int) -> DigitBatch:
         return self.batch
-
-
-class DigitLoader(DataLoader[DigitBatch]):
-    """A loader that Lightning takes for resumable: the trainer's step is its position."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing."""
 
 
 def batch_rows(number: int, batch_size: int, seed: int) -> NDArray[np.int64]:

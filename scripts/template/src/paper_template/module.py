@@ -50,7 +50,7 @@ class PaperTemplateModule(lightning.LightningModule):
     def training_step(self, batch: DigitBatch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy."""
         loss = F.cross_entropy(self.classifier(batch["image"]).float(), batch["digit"])
-        self.log("train/loss", loss, prog_bar=True, batch_size=self.count_units(batch))
+        self.log("train/loss", loss, batch_size=self.count_units(batch))
         return loss
 
     def count_units(self, batch: DigitBatch) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tenfold.bucketing.counts import checked_count
 
 OddsMode = Literal["per_batch", "times_size"]
+FixedOrder = Literal["natural", "sequential"]
 NAMES = "uniform, natural, grow_linear, grow_p<base>, shrink_p<base>, sequential"
 
 
@@ -57,13 +58,14 @@ class Curriculum:
 
     Attributes:
         odds: Positive number per bucket key, a function of the buckets that returns them in order,
-            or `"sequential"`: always the cheapest bucket that still has steps.
+            `"natural"`: a plain shuffle of the cycle's steps, or `"sequential"`: always the
+            cheapest bucket that still has steps.
         cycles: Number of equal portions.
         mode: `"per_batch"` uses the odds as they are (paper); `"times_size"` multiplies them by the
-            bucket's number of steps (official code).
+            bucket's number of steps (official code). It does not matter to the two named orders.
     """
 
-    odds: Mapping[str, float] | OddsFunction | Literal["sequential"]
+    odds: Mapping[str, float] | OddsFunction | FixedOrder
     cycles: int = 1
     mode: OddsMode = "per_batch"
 
@@ -75,10 +77,10 @@ class Curriculum:
                 f"Curriculum.mode must be one of {get_args(OddsMode)}, got {self.mode!r}; "
                 "'per_batch' is the paper's"
             )
-        if isinstance(self.odds, str) and self.odds != "sequential":
+        if isinstance(self.odds, str) and self.odds not in get_args(FixedOrder):
             raise ValueError(
-                f"Curriculum.odds must be a mapping, a function or 'sequential', got "
-                f"{self.odds!r}; Curriculum.named() takes the names of presets"
+                f"Curriculum.odds must be a mapping, a function or one of {get_args(FixedOrder)}, "
+                f"got {self.odds!r}; Curriculum.named() takes the names of presets"
             )
 
     @classmethod
@@ -88,8 +90,12 @@ class Curriculum:
 
     @classmethod
     def natural(cls, *, cycles: int = 1) -> Self:
-        """Give every step the same odds: a plain shuffle of all steps of a cycle."""
-        return cls(partial(_powers, base=1.0), cycles, "times_size")
+        """Shuffle the steps of each cycle, every order equally likely.
+
+        A bucket's odds are then its number of steps that are left. The number that it started with
+        would not do: rare buckets would stay behind and pile up at the end of the cycle.
+        """
+        return cls("natural", cycles)
 
     @classmethod
     def grow_linear(cls, *, cycles: int = 1, mode: OddsMode = "per_batch") -> Self:
@@ -159,8 +165,8 @@ class Curriculum:
 
     def weights(
         self, buckets: Sequence[Bucket], quotas: NDArray[np.int64]
-    ) -> NDArray[np.float64] | None:
-        """Return the draw weights, float64[buckets], or None for a sequential curriculum.
+    ) -> NDArray[np.float64] | FixedOrder:
+        """Return the draw weights, float64[buckets], or the name of an order that needs none.
 
         Args:
             buckets: All buckets of the plan.
@@ -171,9 +177,9 @@ class Curriculum:
             ValueError: Odds of a bucket that gives steps are not positive and finite.
         """
         odds = self.resolve(buckets).odds
-        if isinstance(odds, str):
-            return None
-        assert isinstance(odds, Mapping)
+        if not isinstance(odds, Mapping):
+            assert not callable(odds), "resolve() makes numbers of a function"
+            return odds
         for bucket, quota in zip(buckets, quotas, strict=True):
             value = odds[bucket.key]
             if quota and not 0 < value < math.inf:

@@ -53,7 +53,7 @@ class BucketPlan:
     Attributes:
         buckets: The buckets; a bucket id is an index into them.
         cost_per_step: Cost of one optimiser step over all ranks and micro-batches.
-        curriculum: Curriculum with its odds as numbers.
+        curriculum: Curriculum with its odds as numbers, or the name of its order.
         seed: Key of schedule and row order.
         longest_first: Steps at the start that are of the costliest bucket.
         steps: Bucket id of each step, uint16[S].
@@ -170,11 +170,12 @@ class BucketPlan:
     def describe(self) -> dict[str, Any]:
         """Return the fields behind the fingerprint, as JSON values.
 
+        `odds` are numbers by bucket key, or `"natural"` or `"sequential"`.
         `schedule` hashes the drawn steps as well, so that two machines whose libraries round a
         logarithm differently notice it.
         """
         odds = self.curriculum.odds
-        assert isinstance(odds, str | Mapping), "build() resolves the odds to numbers"
+        assert isinstance(odds, str | Mapping), "build() resolves odds that are a function"
         counts = np.bincount(self.steps, minlength=len(self.buckets))
         return {
             "version": VERSION,

@@ -4,6 +4,8 @@ In each cycle, bucket i with n_i steps gets n_i gaps of Exp(1); its steps arrive
 w_i and all arrivals are sorted. These are competing Poisson processes: the next arrival is of
 bucket i with probability w_i / (sum of the weights that are left), and being memoryless they need
 no correction when a bucket runs dry. O(S log S) instead of a Python loop over steps.
+
+Weights that follow the steps left make a plain shuffle, which is drawn as such (`"natural"`).
 """
 
 import logging
@@ -11,6 +13,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
+from tenfold.bucketing.curriculum import FixedOrder
 from tenfold.bucketing.keys import key_words, uniforms
 
 logger = logging.getLogger(__name__)
@@ -18,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 def draw_schedule(
     quotas: NDArray[np.int64],
-    weights: NDArray[np.float64] | None,
+    weights: NDArray[np.float64] | FixedOrder,
     item_costs: NDArray[np.int64],
     *,
     cycles: int,
@@ -28,7 +31,8 @@ def draw_schedule(
 
     Args:
         quotas: int64[buckets], steps that each bucket gives over all cycles.
-        weights: float64[buckets], draw weights; None sorts each cycle by cost.
+        weights: float64[buckets], draw weights; `"natural"` shuffles each cycle, `"sequential"`
+            sorts it by cost.
         item_costs: int64[buckets].
         cycles: Equal portions, each drawn with its own key.
         seed: Key of the draw.
@@ -41,16 +45,24 @@ def draw_schedule(
     edges = np.arange(cycles + 1)[:, None] * quotas // cycles
     parts = []
     for cycle, portion in enumerate(np.diff(edges, axis=0)):
-        if weights is None:
-            parts.append(_sorted_cycle(portion, item_costs))
+        words = key_words(seed, "schedule", cycle)
+        if not isinstance(weights, str):
+            parts.append(_drawn_cycle(portion, weights, words))
+        elif weights == "natural":
+            parts.append(_shuffled_cycle(portion, words))
         else:
-            parts.append(_drawn_cycle(portion, weights, key_words(seed, "schedule", cycle)))
+            parts.append(_sorted_cycle(portion, item_costs))
     return np.concatenate(parts)
 
 
 def _sorted_cycle(portion: NDArray[np.int64], item_costs: NDArray[np.int64]) -> NDArray[np.uint16]:
     order = np.argsort(item_costs, kind="stable")
     return np.repeat(order, portion[order]).astype(np.uint16)
+
+
+def _shuffled_cycle(portion: NDArray[np.int64], words: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    ids = np.repeat(np.arange(portion.size, dtype=np.uint16), portion)
+    return ids[np.argsort(uniforms(words, ids.size), kind="stable")]
 
 
 def _drawn_cycle(

@@ -1,9 +1,10 @@
 """Lightning callbacks that every training gets from `tenfold.cli`."""
 
-from tenfold.callbacks.checkpointing import AtomicCheckpointIO, Preempted, RunCheckpoint
+from tenfold.callbacks.checkpointing import AtomicCheckpointIO, RunCheckpoint
 from tenfold.callbacks.metrics import LossCurve, MetricsFile
 from tenfold.callbacks.nan_guard import NanGuard, NonFiniteError
 from tenfold.callbacks.progress import ProgressBar, ProgressLines, Throughput
+from tenfold.callbacks.signals import Preempted
 from tenfold.callbacks.step_seed import StepSeed
 
 __all__ = [

@@ -15,7 +15,7 @@ from tenfold import atomic
 
 
 class MetricsFile(Logger):
-    """One CSV row a logged step; steps count from 0, as Lightning counts them.
+    """One CSV row a logged step; `step` is the number of finished optimiser steps.
 
     Lightning's CSVLogger deletes the file of an interrupted run when that run goes on; this one
     drops only the rows after the step from which it goes on.
@@ -32,7 +32,7 @@ class MetricsFile(Logger):
         self._unsaved: list[dict[str, float]] = []
         self._last: dict[str, float] = {}
         if path.is_file() and resume_step is not None:
-            kept = [row for row in read_metrics(path) if row["step"] < resume_step]
+            kept = _rows_before(resume_step, read_metrics(path))
             self._columns = list(
                 dict.fromkeys([*self._columns, *(key for row in kept for key in row)])
             )
@@ -58,7 +58,7 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add values to the row of `step`."""
         row = {name: float(value) for name, value in metrics.items() if name != "epoch"}
-        step = int(step or 0)
+        step = int(step or 0) + 1  # Lightning counts from 0
         if self._unsaved and self._unsaved[-1]["step"] == step:
             self._unsaved[-1].update(row)
         else:
@@ -91,6 +91,16 @@ class MetricsFile(Logger):
             writer = csv.DictWriter(file, self._columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
+
+
+def _rows_before(step: int, rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return the rows of finished steps; the validation of the last one will run again."""
+    finished = [row for row in rows if row["step"] <= step]
+    again = [row for row in finished if row["step"] == step]
+    for row in again:
+        for name in [name for name in row if name.startswith("val/")]:
+            del row[name]
+    return [row for row in finished if set(row) != {"step"}]
 
 
 class LossCurve(Callback):

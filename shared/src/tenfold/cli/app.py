@@ -6,7 +6,6 @@ Every verb is named by a string (`"package.module:function"`) and imported only 
 import ast
 import importlib
 import importlib.util
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.cli.errors import report_errors
+from tenfold.runs import log_to_console
 
 EVALUATION_VERBS = {
     "validate": "Measure the validation metrics of a checkpoint.",
@@ -71,7 +71,7 @@ class App:
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run one verb and return the exit code: 0 done, 2 a user's mistake, 130/143 a signal."""
         arguments = list(sys.argv[1:] if argv is None else argv)
-        logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s")
+        log_to_console()
         return report_errors(lambda: self._dispatch(arguments))
 
     def verb_names(self) -> list[str]:

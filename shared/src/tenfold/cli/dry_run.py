@@ -11,7 +11,7 @@ from tenfold.cli.training import TrainingCLI
 
 
 def dry_run(cli: TrainingCLI) -> int:
-    """Run one training and one validation batch, print parameters and memory, write nothing."""
+    """Run one training and one validation batch, print parameters and memory, make no run."""
     cli.build()
     trainer = cli.make_trainer(
         fast_dev_run=1, logger=False, enable_progress_bar=False, enable_model_summary=False
@@ -19,34 +19,40 @@ def dry_run(cli: TrainingCLI) -> int:
     trainer.fit(cli.model, datamodule=cli.datamodule)
     console = Console()
     console.print(_parameter_table(cli.model))
-    console.print(_memory_table(cli.model, trainer.optimizers))
-    console.print(f"one batch of {cli.app.name} {cli.verb} ran; nothing was written")
+    console.print(_memory_table(cli.model, trainer.optimizers, trainer.strategy.root_device))
+    console.print(f"one batch of {cli.app.name} {cli.verb} ran; no run folder was made")
     return 0
 
 
 def _parameter_table(model: torch.nn.Module) -> Table:
     table = Table("part", "parameters", "trained", title="parameters")
-    children = dict(model.named_children())
-    only = next(iter(children.values())) if len(children) == 1 else None
-    for name, part in [
-        *(dict(only.named_children()) if only else children).items(),
-        ("all", model),
-    ]:
+    parts = _parts(model)
+    if len(parts) == 1:
+        (only,) = parts.values()
+        parts = _parts(only) or parts
+    for name, part in [*parts.items(), ("all", model)]:
         counts = [(p.numel(), p.requires_grad) for p in part.parameters()]
         trained = sum(number for number, trains in counts if trains)
         table.add_row(name, f"{sum(number for number, _ in counts):,}", f"{trained:,}")
     return table
 
 
-def _memory_table(model: torch.nn.Module, optimizers: list[torch.optim.Optimizer]) -> Table:
+def _parts(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Return the children that have parameters (metrics have none)."""
+    return {name: part for name, part in model.named_children() if list(part.parameters())}
+
+
+def _memory_table(
+    model: torch.nn.Module, optimizers: list[torch.optim.Optimizer], device: torch.device
+) -> Table:
     states = [value for o in optimizers for state in o.state.values() for value in state.values()]
     trained = [p for p in model.parameters() if p.requires_grad]
     table = Table("what", "MiB", title="memory")
     table.add_row("weights and buffers", _mebibytes([*model.parameters(), *model.buffers()]))
     table.add_row("gradients", _mebibytes(trained))
     table.add_row("optimiser state", _mebibytes(s for s in states if isinstance(s, torch.Tensor)))
-    where = "accelerator" if torch.cuda.is_available() else "process"
-    table.add_row(f"peak of the {where}", f"{peak_memory_gib() * 1024:,.1f}")
+    where = "accelerator" if device.type == "cuda" else "process"
+    table.add_row(f"peak of the {where}", f"{peak_memory_gib(device) * 1024:,.1f}")
     return table
 
 

@@ -11,17 +11,9 @@ from tenfold.jobs import JobError
 
 log = logging.getLogger(__name__)
 
-USER_ERRORS = (
-    ArgumentError,
-    ValueError,
-    FileNotFoundError,
-    FileExistsError,
-    NotADirectoryError,
-    IsADirectoryError,
-    PermissionError,
-    ModuleNotFoundError,
-    JobError,
-)
+USER_ERRORS = (ArgumentError, ValueError, OSError, ImportError, JobError)
+# Named, because importing Lightning for its error would cost what `--help` saves.
+USER_ERROR_NAMES = ("MisconfigurationException",)
 
 
 def report_errors(call: Callable[[], int]) -> int:
@@ -32,18 +24,22 @@ def report_errors(call: Callable[[], int]) -> int:
     """
     try:
         return call()
-    except USER_ERRORS as error:
+    except SystemExit as left:  # argparse's way out of --help, and other libraries' ways out
+        if isinstance(left.code, str):
+            sys.stderr.write(f"error: {left.code}\n")
+            return 1
+        return left.code or 0
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write("interrupted\n")
+        return 128 + next(iter(interrupt.args), signal.SIGINT)  # jobs say which signal it was
+    except Exception as error:
+        if not (isinstance(error, USER_ERRORS) or type(error).__name__ in USER_ERROR_NAMES):
+            raise
         log.debug("the error below came from here", exc_info=True)
         if os.environ.get("TENFOLD_DEBUG") == "1":
             raise
         sys.stderr.write(f"error: {one_line(error)}\n")
         return 2
-    except SystemExit as exit_request:  # argparse's own way out of --help and --print_config
-        return exit_request.code if isinstance(exit_request.code, int) else 0
-    except KeyboardInterrupt as interrupt:
-        signum = next(iter(interrupt.args), signal.SIGINT)  # jobs say which signal it was
-        sys.stderr.write("interrupted; the same command goes on\n")
-        return 128 + signum
 
 
 def one_line(error: BaseException) -> str:

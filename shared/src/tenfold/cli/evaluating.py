@@ -1,8 +1,11 @@
 """`validate`, `test` and `predict` of a checkpoint, never of untrained weights."""
 
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import lightning
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +20,8 @@ def evaluate(cli: TrainingCLI) -> int:
     """Run the verb on `--ckpt_path` and print or write what it yields.
 
     Raises:
-        ValueError: No checkpoint is named, or `predict` has no `--out`.
+        ValueError: No checkpoint is named, it has another shape than the options say, or `predict`
+            has no `--out` or several ranks.
         CheckpointError: The checkpoint does not verify.
     """
     if cli.config.ckpt_path is None:
@@ -29,8 +33,9 @@ def evaluate(cli: TrainingCLI) -> int:
     trainer = cli.make_trainer(
         logger=False, plugins=[AtomicCheckpointIO()], enable_model_summary=False
     )
-    run = getattr(trainer, cli.verb)
-    answers = run(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    if cli.verb == "predict" and trainer.world_size > 1:
+        raise ValueError(f"predict runs on one device, got {trainer.world_size}: trainer.devices=1")
+    answers = _run(cli, trainer, checkpoint)
     if not trainer.is_global_zero:
         return 0
     if cli.verb == "predict":
@@ -40,6 +45,30 @@ def evaluate(cli: TrainingCLI) -> int:
             {name: value for answer in answers for name, value in answer.items()}, cli.config.out
         )
     return 0
+
+
+def _run(cli: TrainingCLI, trainer: lightning.Trainer, checkpoint: Path) -> list[Any]:
+    verb = getattr(trainer, cli.verb)
+    if cli.verb != "predict":
+        verb = partial(verb, verbose=False)  # our own table follows
+    try:
+        return verb(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    except RuntimeError as error:
+        if "Error(s) in loading state_dict" not in str(error):
+            raise
+        first = str(error).strip().splitlines()[1].strip()
+        raise ValueError(
+            f"{checkpoint} does not fit the model of the options ({first}); evaluate with the "
+            "config.yaml of its run"
+        ) from error
+
+
+def config_of(ckpt_path: Path) -> Path | None:
+    """Return the config of the run that a run folder or a checkpoint in it belongs to."""
+    for folder in (ckpt_path, ckpt_path.parent, ckpt_path.parent.parent):
+        if (folder / "config.yaml").is_file():
+            return folder / "config.yaml"
+    return None
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -1,20 +1,22 @@
-"""`fit` and its like: run folder, callbacks, resume, and how a run ends."""
+"""`fit` and its like: a run's callbacks and loggers, what a resume may change, how it ends."""
 
-import json
 import logging
 import os
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import lightning
 import yaml
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from rich.console import Console
 from rich.table import Table
 
 from tenfold import checkpoints
 from tenfold.callbacks import (
-    AtomicCheckpointIO,
     LossCurve,
     MetricsFile,
     NanGuard,
@@ -26,13 +28,18 @@ from tenfold.callbacks import (
     StepSeed,
     Throughput,
 )
+from tenfold.cli.errors import USER_ERRORS
+from tenfold.cli.run_choice import (
+    RUN_OF_RANK_ZERO,
+    RunChoice,
+    choose_run,
+    is_rank_zero,
+    tell_other_ranks,
+)
 from tenfold.cli.training import TrainingCLI
-from tenfold.runs import RunFolder, log_to_file, new_run, newest_run
+from tenfold.runs import RunFolder, log_to_file
 
 log = logging.getLogger(__name__)
-
-# Lightning starts the other ranks with the same command; this tells them rank 0's choice.
-_RUN_OF_RANK_ZERO = "TENFOLD_RUN"
 
 
 def fit(cli: TrainingCLI) -> int:
@@ -43,109 +50,108 @@ def fit(cli: TrainingCLI) -> int:
         FileExistsError: The run folder is in use.
         CheckpointError: Nothing to resume from.
     """
-    if cli.config.trainer.max_steps < 1:
-        raise ValueError(f"trainer.max_steps must be set, got {cli.config.trainer.max_steps}")
+    for name in ("max_steps", "accumulate_grad_batches"):
+        if cli.config.trainer[name] < 1:
+            raise ValueError(f"trainer.{name} must be >= 1, got {cli.config.trainer[name]}")
     if cli.config.dry_run:
         from tenfold.cli.dry_run import dry_run
 
         return dry_run(cli)
-    run, checkpoint = _open_run(cli)
-    handler = log_to_file(run.log)
+    choice = choose_run(cli)
+    if choice.checkpoint is not None:
+        _check_changes(cli, choice.run.config)
+    cli.build()  # a wrong option shows before anything is written
+    is_new = not choice.run.path.exists()
+    choice.run.create()
+    tell_other_ranks(choice)
+    handler = log_to_file(choice.run.log_of_rank(0 if is_rank_zero() else _rank()))
     try:
-        return _fit_in(cli, run, checkpoint)
-    except Exception:
+        return _train(cli, choice)
+    except Exception as error:
         log.debug("the run ended with an error", exc_info=True)
+        if is_new and isinstance(error, USER_ERRORS) and not choice.run.is_used:
+            shutil.rmtree(choice.run.path, ignore_errors=True)  # a mistake leaves no run behind
         raise
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
-        os.environ.pop(_RUN_OF_RANK_ZERO, None)
+        os.environ.pop(RUN_OF_RANK_ZERO, None)
 
 
-def _fit_in(cli: TrainingCLI, run: RunFolder, checkpoint: Path | None) -> int:
-    cli.build()
-    if _is_rank_zero():
-        if checkpoint is not None:
-            _warn_of_changes(run.config, cli.resolved_config())
-            log.info("resuming from %s", checkpoint)
-        run.record(cli.resolved_config(), sys.argv)
+def _train(cli: TrainingCLI, choice: RunChoice) -> int:
+    run, checkpoint = choice
     log.info("run folder: %s", run.path)
+    if checkpoint is not None:
+        log.info("resuming from %s", checkpoint)
+    saver = _run_checkpoint(cli, run)
     trainer = cli.make_trainer(
         logger=_loggers(cli, run, checkpoint),
-        callbacks=_callbacks(cli, run),
-        plugins=[AtomicCheckpointIO()],
+        callbacks=[*_callbacks(cli, run), saver],
+        plugins=[saver.io],
         enable_progress_bar=_shows_bar(cli),
         enable_model_summary=False,
         default_root_dir=str(run.path),
     )
+    _check_strategy(trainer, checkpoint)
     try:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except Preempted as stop:
-        log.warning("%s; go on with:\n  %s", stop, _resume_command(cli, run))
+        log.warning("%s; go on with:\n  %s", stop, _next_command(cli, run, stop.checkpoint))
         return stop.exit_code
     except NonFiniteError as error:
-        log.error("%s; the newest checkpoint is clean", error)
+        log.error("%s", error)
         return 1
+    except SystemExit as left:
+        # Lightning leaves a Ctrl-C before the first step with exit code 1.
+        if isinstance(left.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from left
+        raise
+    finally:
+        saver.signals.uninstall()
     if trainer.is_global_zero:
         _print_summary(run, {name: float(v) for name, v in trainer.callback_metrics.items()})
     return 0
 
 
-def _open_run(cli: TrainingCLI) -> tuple[RunFolder, Path | None]:
-    """Settle the run folder and the checkpoint to start from, the same on every rank."""
-    if told := os.environ.get(_RUN_OF_RANK_ZERO):
-        choice = json.loads(told)
-        return RunFolder(Path(choice["run"])), choice["checkpoint"] and Path(choice["checkpoint"])
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and cli.config.run_dir is None:
-        raise ValueError("--run_dir must be given when a launcher starts the ranks")
-    run, checkpoint = _choose_run(cli)
-    if checkpoint is None and _is_rank_zero():
-        run.create()
-    choice = {"run": str(run.path), "checkpoint": checkpoint and str(checkpoint)}
-    os.environ[_RUN_OF_RANK_ZERO] = json.dumps(choice)
-    return run, checkpoint
-
-
-def _choose_run(cli: TrainingCLI) -> tuple[RunFolder, Path | None]:
-    resume, run_dir, runs_dir = cli.config.resume, cli.config.run_dir, cli.config.runs_dir
-    named = RunFolder(run_dir) if run_dir else None
-    if not resume:
-        return named or new_run(runs_dir, cli.recipe_name()), None
-    if resume not in ("auto", "if_any"):
-        checkpoint = Path(resume)
-        if checkpoint.name.startswith("best-"):  # its loops stand inside a validation
-            raise ValueError(f"cannot resume from {checkpoint}: take a step-*.ckpt or 'auto'")
-        checkpoints.verify(checkpoint)
-        return named or RunFolder(checkpoint.parent.parent), checkpoint
-    try:
-        run = named or newest_run(runs_dir, cli.recipe_name())
-    except FileNotFoundError:
-        if resume == "auto":
-            raise
-        return new_run(runs_dir, cli.recipe_name()), None
-    if resume == "if_any" and not any(run.checkpoints.glob("step-*.ckpt")):
-        log.info("no checkpoint in %s: starting at step 0", run.checkpoints)
-        return run, None
-    return run, checkpoints.newest(run.checkpoints)
+def _run_checkpoint(cli: TrainingCLI, run: RunFolder) -> RunCheckpoint:
+    config = cli.config_init.checkpoint
+    return RunCheckpoint(
+        run.checkpoints,
+        every_n_steps=config.every_n_steps,
+        keep=config.keep,
+        monitor=config.monitor,
+        mode=config.mode,
+    )
 
 
 def _callbacks(cli: TrainingCLI, run: RunFolder) -> list[Callback]:
-    config, interval = cli.config_init, cli.log_interval()
+    interval = cli.log_interval()
     callbacks: list[Callback] = [
+        _Record(cli, run),
         StepSeed(int(cli.config.seed_everything)),
         Throughput(every_n_steps=interval),
         NanGuard(run.path, every_n_steps=interval),
-        RunCheckpoint(
-            run.checkpoints,
-            every_n_steps=config.checkpoint.every_n_steps,
-            keep=config.checkpoint.keep,
-            monitor=config.checkpoint.monitor,
-            mode=config.checkpoint.mode,
-        ),
         LossCurve(run.metrics, run.plot),
     ]
-    callbacks.append(ProgressBar() if _shows_bar(cli) else ProgressLines(every_n_steps=interval))
+    if _shows_bar(cli):
+        callbacks.append(ProgressBar())
+    callbacks.append(ProgressLines(every_n_steps=interval))
     return callbacks
+
+
+class _Record(Callback):
+    """Write the run's record not earlier than this: a refused resume must leave it as it was."""
+
+    def __init__(self, cli: TrainingCLI, run: RunFolder) -> None:
+        self.cli = cli
+        self.run = run
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Write config and environment."""
+        if trainer.is_global_zero:
+            self.run.record(self.cli.resolved_config(), sys.argv)
 
 
 def _shows_bar(cli: TrainingCLI) -> bool:
@@ -153,7 +159,7 @@ def _shows_bar(cli: TrainingCLI) -> bool:
 
 
 def _loggers(cli: TrainingCLI, run: RunFolder, checkpoint: Path | None) -> list[Any]:
-    resume_step = checkpoints.verify(checkpoint)["step"] if checkpoint else None
+    resume_step = checkpoints.step_of(checkpoint) if checkpoint else None
     others = cli.config_init.trainer.logger
     more = [] if others in (None, True, False) else others
     return [
@@ -162,17 +168,49 @@ def _loggers(cli: TrainingCLI, run: RunFolder, checkpoint: Path | None) -> list[
     ]
 
 
-def _is_rank_zero() -> bool:
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+def _rank() -> int:
+    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
 
 
-def _warn_of_changes(stored: Path, resolved: str) -> None:
+def _check_strategy(trainer: lightning.Trainer, checkpoint: Path | None) -> None:
+    """Keep strategies that read checkpoints on their own away from unpickling.
+
+    Raises:
+        ValueError: The strategy writes folders of shards, which have no manifest.
+        CheckpointError: The checkpoint holds more than tensors and plain values.
+    """
+    strategy = trainer.strategy
+    sharded = isinstance(strategy, FSDPStrategy) and strategy._state_dict_type == "sharded"  # pyright: ignore[reportPrivateUsage]
+    if sharded or isinstance(strategy, ModelParallelStrategy):
+        raise ValueError(
+            "trainer.strategy writes checkpoints as folders of shards, which cannot be verified; "
+            "use FSDPStrategy with state_dict_type: full"
+        )
+    if isinstance(strategy, FSDPStrategy) and checkpoint is not None:
+        # FSDPStrategy unpickles it; whatever loads here has nothing in it to execute.
+        checkpoints.load(checkpoint)
+
+
+def _check_changes(cli: TrainingCLI, stored: Path) -> None:
+    """Compare the options with those of the interrupted run.
+
+    Raises:
+        ValueError: Model, loss, optimiser or seed differ: their state in the checkpoint would win.
+    """
     if not stored.exists():
         return
-    before, after = _flat(yaml.safe_load(stored.read_text())), _flat(yaml.safe_load(resolved))
+    before = _flat(yaml.safe_load(stored.read_text(encoding="utf-8")))
+    after = _flat(yaml.safe_load(cli.resolved_config()))
     for name in sorted({*before, *after}):
-        if before.get(name) != after.get(name):
-            log.warning("resuming with %s = %s (was %s)", name, after.get(name), before.get(name))
+        was, now = before.get(name), after.get(name)
+        if was == now:
+            continue
+        if name.partition(".")[0] in {*cli.module_arguments, "seed_everything"}:
+            raise ValueError(
+                f"{name} is {now}, the interrupted run has {was}: a resumed run keeps its model, "
+                "loss, optimiser and seed; restore the option or start a new run"
+            )
+        log.warning("resuming with %s = %s (was %s)", name, now, was)
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -184,8 +222,9 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _resume_command(cli: TrainingCLI, run: RunFolder) -> str:
-    return f"{cli.app.name} {cli.verb} --config {run.config} --run_dir {run.path} --resume auto"
+def _next_command(cli: TrainingCLI, run: RunFolder, checkpoint: Path | None) -> str:
+    words = [cli.app.name, cli.verb, "--config", str(run.config), "--run_dir", str(run.path)]
+    return shlex.join([*words, *(["--resume", "auto"] if checkpoint else [])])
 
 
 def _print_summary(run: RunFolder, metrics: dict[str, float]) -> None:
@@ -194,6 +233,6 @@ def _print_summary(run: RunFolder, metrics: dict[str, float]) -> None:
         table.add_row(name, f"{value:.5g}")
     console = Console()
     console.print(table)
-    newest = checkpoints.newest(run.checkpoints)
-    for label, path in (("checkpoint", newest), ("loss curve", run.plot), ("metrics", run.metrics)):
+    last = sorted(run.checkpoints.glob("step-*.ckpt"))[-1]
+    for label, path in (("checkpoint", last), ("loss curve", run.plot), ("metrics", run.metrics)):
         console.print(f"{label}: {path}", soft_wrap=True)

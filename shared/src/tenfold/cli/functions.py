@@ -16,7 +16,9 @@ from jsonargparse import ArgumentParser
 def function_parser(function: Callable[..., Any], *, prog: str) -> ArgumentParser:
     """Return the parser of a verb; it raises `ArgumentError` and never exits by itself."""
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
-    parser = ArgumentParser(prog=prog, description=summary, exit_on_error=False)
+    leading = " ".join(name.upper() for name in _required_arguments(function))
+    usage = " ".join(part for part in (prog, leading, "[options]") if part)
+    parser = ArgumentParser(prog=prog, usage=usage, description=summary, exit_on_error=False)
     parser.add_argument("--config", action="config", help="Options from a YAML file.")
     parser.add_function_arguments(function, as_group=False)
     return parser
@@ -44,7 +46,7 @@ def shell_words(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
     while rest:
         word = rest[0]
         name = word.removeprefix("--")
-        if not word.startswith("-"):
+        if not word.startswith("-") or word == "-":
             if not required:
                 raise ValueError(f"unexpected word '{word}': options start with --")
             name = required.pop(0)
@@ -55,7 +57,11 @@ def shell_words(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
             rest.pop(0)
             required = [other for other in required if other != name]
             words.append(_as_option(name, _take_values(rest, hints[name]), hints[name]))
-        else:  # `--name=value`, `--help`, or an unknown option: jsonargparse answers
+        elif (stated := name.partition("="))[0] in hints and stated[1]:
+            rest.pop(0)
+            required = [other for other in required if other != stated[0]]
+            words.append(_as_option(stated[0], [stated[2]], hints[stated[0]]))
+        else:  # `--help`, `--name+=value`, or an unknown option: jsonargparse answers
             words.append(rest.pop(0))
             while rest and "=" not in word and not rest[0].startswith("-"):
                 words.append(rest.pop(0))

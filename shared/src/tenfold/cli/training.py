@@ -131,8 +131,8 @@ class TrainingCLI(LightningCLI):
     def make_trainer(self, **changes: Any) -> lightning.Trainer:
         """Make the Trainer from `trainer.*`, `changes` on top; callbacks and plugins are joined.
 
-        Intervals longer than the run are cut, so that a shortened recipe is still logged and
-        validated at its end.
+        Intervals count optimiser steps (Lightning's `val_check_interval` counts micro-batches) and
+        are cut to the run's length, so that a shortened recipe is still logged.
         """
         options = dict(self.config_init.trainer)
         for name in ("callbacks", "plugins"):
@@ -140,18 +140,14 @@ class TrainingCLI(LightningCLI):
         if self.verb not in EVALUATION_VERBS:
             options["log_every_n_steps"] = self.log_interval()
             if type(options["val_check_interval"]) is int:
-                most = self.total_batches()
-                options["val_check_interval"] = min(options["val_check_interval"], most)
+                steps = min(options["val_check_interval"], options["max_steps"])
+                options["val_check_interval"] = steps * options["accumulate_grad_batches"]
         return self.trainer_class(**{**options, **changes})
 
-    def total_batches(self) -> int:
-        """Return the number of micro-batches of the run."""
-        trainer = self.config.trainer
-        return trainer.max_steps * trainer.accumulate_grad_batches
-
     def log_interval(self) -> int:
-        """Return the micro-batches between two logged values; a short run logs its last one."""
-        return max(min(self.config.trainer.log_every_n_steps, self.total_batches()), 1)
+        """Return the optimiser steps between two logged values; a short run logs its last one."""
+        trainer = self.config.trainer
+        return max(min(trainer.log_every_n_steps, trainer.max_steps), 1)
 
     def recipe_name(self) -> str:
         """Return the stem of the last config file, `default` without one."""
@@ -176,14 +172,27 @@ def run_training(app: App, verb: str, argv: list[str]) -> int:
     if {"-h", "--help", "--trainer.help"} & set(argv):
         sys.stdout.write(_help(app, verb, everything="--trainer.help" in argv))
         return 0
-    cli = TrainingCLI(app, verb, argv)
     if verb in EVALUATION_VERBS:
         from tenfold.cli.evaluating import evaluate
 
-        return evaluate(cli)
+        return evaluate(TrainingCLI(app, verb, _with_config_of_run(argv)))
+    cli = TrainingCLI(app, verb, argv)
     from tenfold.cli.fitting import fit
 
     return fit(cli)
+
+
+def _with_config_of_run(argv: list[str]) -> list[str]:
+    """Let the config of the checkpoint's run stand in when none is named."""
+    from tenfold.cli.evaluating import config_of
+
+    if any(word.partition("=")[0] in ("--config", "-c") for word in argv):
+        return argv
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        if word.partition("=")[0] == "--ckpt_path":
+            config = config_of(Path(word.partition("=")[2] or following))
+            return [f"--config={config}", *argv] if config else argv
+    return argv
 
 
 def _add_run_options(parser: LightningArgumentParser) -> None:

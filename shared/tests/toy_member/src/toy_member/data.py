@@ -6,7 +6,9 @@ from typing import Any
 
 import lightning
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
+
+from tenfold.loader import StepLoader
 
 
 class Points(IterableDataset[dict[str, Any]]):
@@ -26,17 +28,6 @@ class Points(IterableDataset[dict[str, Any]]):
         return self.end
 
 
-class PointsLoader(DataLoader[dict[str, Any]]):
-    """A loader that Lightning takes for resumable."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the trainer's step is the position."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing."""
-
-
 class ToyData(lightning.LightningDataModule):
     """Points.
 
@@ -50,14 +41,14 @@ class ToyData(lightning.LightningDataModule):
         self.batches = batches
         self.pause = pause
 
-    def train_dataloader(self) -> PointsLoader:
+    def train_dataloader(self) -> StepLoader[dict[str, Any]]:
         """Return the batches from the trainer's step on."""
         assert self.trainer is not None
         start = self.trainer.global_step * self.trainer.accumulate_grad_batches
-        return PointsLoader(Points(start, self.batches, self.pause), batch_size=None)
+        return StepLoader(Points(start, self.batches, self.pause), batch_size=None)
 
-    def val_dataloader(self) -> PointsLoader:
+    def val_dataloader(self) -> StepLoader[dict[str, Any]]:
         """Return two batches."""
-        return PointsLoader(Points(5000, 5002, 0.0), batch_size=None)
+        return StepLoader(Points(5000, 5002, 0.0), batch_size=None)
 
     test_dataloader = predict_dataloader = val_dataloader

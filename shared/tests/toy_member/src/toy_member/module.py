@@ -57,7 +57,7 @@ class ToyModule(lightning.LightningModule):
         loss = (self.net(batch["x"]) - batch["y"]).square().mean()
         if self.global_step == self.nan_at:
             loss = loss * torch.nan
-        self.log("train/loss", loss, prog_bar=True, batch_size=8)
+        self.log("train/loss", loss, batch_size=8)
         self.log("train/loss_square", loss, batch_size=8)
         return loss
 
