@@ -102,6 +102,10 @@ TROUBLES: dict[str, Callable[[Path], None]] = {
 }
 
 
+def refuse(task: object, folder: Path) -> None:
+    raise ValueError(f"page {task} is\nnot to be had")
+
+
 def return_task(task: Any, folder: Path) -> Any:
     return {
         "tuple": (1, 2),

@@ -68,8 +68,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert message in lines[0]
 
 
-def test_a_list_may_be_one_word_and_a_dash_is_a_word(app: App, toy: Path) -> None:
-    assert app.main(["greet", "-", "--out=out.json", "--extra=x"]) == 0
+def test_a_list_may_be_one_word_and_a_dash_is_a_word(
+    app: App, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["greet", "-", "--out=out.json", "--extra=x", "--sizes", "3", "4"]
+    assert app.main(words) == 0
+    assert "hello 7" in capsys.readouterr().out
     assert json.loads(Path("out.json").read_text()) == [["-"], False, 1, ["x"]]
 
 
@@ -87,7 +91,15 @@ def test_debug_shows_the_traceback(app: App, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_option_names_are_sorted_and_without_the_trainers(app: App) -> None:
-    assert app.option_names("greet") == ["config", "extra", "loud", "names", "out", "times"]
+    assert app.option_names("greet") == [
+        "config",
+        "extra",
+        "loud",
+        "names",
+        "out",
+        "sizes",
+        "times",
+    ]
     names = app.option_names("fit")
     assert {"model.dim", "optim.lr", "data.batches", "resume", "dry_run"} <= set(names)
     assert "optim.total_steps" not in names  # follows trainer.max_steps

@@ -1,5 +1,6 @@
 """Jobs that fail, and calls that cannot work: a clear word for each, and the rest goes on."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from jobs_program import (
     heal,
     marked,
     pages,
+    refuse,
     return_task,
     tree,
     trouble,
@@ -50,6 +52,23 @@ def test_a_failing_job_lets_the_others_finish(
     run()
     assert calls(tmp_path) == [1, 4]
     assert tree(tmp_path / "out") == undisturbed
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_value_error_is_one_line_without_a_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, workers: int
+) -> None:
+    caplog.set_level(logging.INFO, logger="tenfold")
+    with pytest.raises(JobError) as failed:
+        run_jobs(refuse, {"a": 1, "b": 2}, out=tmp_path, settings={}, workers=workers)
+    assert str(failed.value).startswith("2 of 2 jobs of 'jobs' failed: ")
+    assert "a (page 1 is not to be had)" in str(failed.value)
+    assert str(failed.value).endswith("; mend that, then run again to redo only these")
+    assert "Traceback" not in caplog.text
+    caplog.set_level(logging.DEBUG, logger="tenfold")
+    with pytest.raises(JobError):
+        run_jobs(refuse, {"a": 1}, out=tmp_path, settings={}, workers=workers)
+    assert "Traceback" in caplog.text
 
 
 def test_an_ended_job_frees_its_folder_at_once(tmp_path: Path) -> None:

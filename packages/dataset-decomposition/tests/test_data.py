@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dataset_decomposition.data import DecompositionData, HeldoutBatches
-from dataset_decomposition.mixture import apportion, step_shares
+from dataset_decomposition.data import DecompositionData, HeldoutBatches, TokenReader
 from dataset_decomposition.prepare import prepare
+from tenfold.bucketing import BadRecordError
 from tenfold.testing import run_ranks
 
 
@@ -88,29 +88,55 @@ def test_a_resumed_run_sees_the_rest_with_other_ranks_and_workers(
     assert resumed == straight[step:]
 
 
-def test_a_state_of_another_plan_is_refused(prepared: Path) -> None:
+def test_a_state_of_another_plan_is_refused_and_the_difference_named(prepared: Path) -> None:
     state = make(prepared, step=3).state_dict()
     other = make(prepared, step=3, seed=1)
     other.load_state_dict(state)
-    with pytest.raises(ValueError, match="belongs to another plan: saved fingerprint"):
+    with pytest.raises(ValueError, match=r"belongs to another plan: .*\(seed: 42 -> 1\)"):
         other.train_dataloader()
 
 
+def test_ids_that_the_tokenizer_has_not_are_bad_records(prepared: Path) -> None:
+    data = make(prepared)
+    reader = TokenReader("D_3", data.dataset.buckets[3], vocab_size=256)  # one too few for the EOT
+    ends = [row for row in range(len(reader)) if 256 in data.dataset.buckets[3].read([row])]
+    with pytest.raises(BadRecordError, match="id 256 of 256") as error:
+        reader.read(np.array([ends[0]]))
+    assert error.value.row == ends[0]
+
+
+def test_each_rank_has_a_heldout_batch(prepared: Path) -> None:
+    shares = [
+        [
+            n
+            for batch in make(prepared, rank=r, world=4).val_dataloader()
+            for n in batch["documents"]
+        ]
+        for r in range(4)
+    ]
+    assert all(shares)
+    assert sorted(int(n) for share in shares for n in share) == list(range(30))
+
+
 def test_cycles_differ_in_order(prepared: Path) -> None:
-    data = make(prepared, cycles=2, total_steps=120, repeat="reshuffle")
+    data = make(prepared, mixture="equal", cycles=2, total_steps=120, repeat="reshuffle")
     assert data.plan is not None
-    first, second = np.split(data.plan.steps[2:], [59])
-    assert first.tolist() != second[: len(first)].tolist()
+    first, second = np.split(data.plan.steps, 2)
+    assert np.bincount(first).tolist() == np.bincount(second).tolist() == [15] * 4
+    # The longest bucket that leads the run takes the place of one step: two places differ by it.
+    assert np.count_nonzero(first != second) > 2
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"total_steps": 10_000}, "repeat"),
-        ({"tokens_per_step": 100}, "cost_per_step=100 must be a multiple"),
+        ({"tokens_per_step": 100}, "tokens_per_step must be a multiple"),
         ({"world": 3}, "nearest"),
         ({"curriculum": "pacman"}, "curriculum 'pacman' is unknown"),
         ({"mixture": {"D_20": 1.0}}, r"data\.mixture names \['D_20'\]"),
+        ({"mixture": {"D_3": 1e-3, "D_6": 1.0}}, "D_3 rounds to 0 steps"),
+        ({"tokens_per_step": 65_536, "mixture": {"D_6": 1.0}}, "no bucket fills one batch"),
         ({"tokens_per_step": 0}, r"data\.tokens_per_step must be >= 1"),
         ({"workers": -1}, r"data\.workers must be >= 0"),
     ],
@@ -125,17 +151,6 @@ def test_impossible_plans_are_refused(
 def test_a_missing_data_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing-here"):
         make(tmp_path / "nothing-here")
-
-
-def test_mixtures() -> None:
-    available = {"D_3": 10, "D_4": 0, "D_5": 30}
-    assert step_shares("natural", available) == {"D_3": 10.0, "D_4": 0.0, "D_5": 30.0}
-    assert step_shares("equal", available) == {"D_3": 1.0, "D_4": 0.0, "D_5": 1.0}
-    assert step_shares({"D_5": 2}, available) == {"D_3": 0.0, "D_4": 0.0, "D_5": 2.0}
-    assert apportion({"a": 1.0, "b": 1.0, "c": 1.0}, 5) == {"a": 2, "b": 2, "c": 1}
-    assert sum(apportion({"a": 0.3, "b": 17.0, "c": 5.5}, 997).values()) == 997
-    with pytest.raises(ValueError, match="shares >= 0 with a positive sum"):
-        step_shares({"D_3": -1.0, "D_5": 2.0}, available)
 
 
 def test_heldout_documents_are_whole_once_and_padded_little(prepared: Path) -> None:

@@ -137,7 +137,7 @@ def test_pieces_are_views():
         ({"max_bucket": 8192}, "exponents of two"),
         ({"mode": "overlap2"}, "mode must be one of disjoint, overlap1"),
         ({"overflow": "best"}, "overflow must be one of"),
-        ({"tail": "pack"}, "tail must be one of drop, keep-small"),
+        ({"tail": "crop"}, "tail must be one of drop, keep-small, pack"),
     ],
 )
 def test_impossible_rules_are_refused(options: dict, message: str):

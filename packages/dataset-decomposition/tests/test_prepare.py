@@ -17,10 +17,13 @@ from prepare_corpus import BUCKETS, documents_of, make_texts, rows_of, write_jso
 from pyarrow import parquet
 
 from dataset_decomposition.accounting import Accounting
+from dataset_decomposition.cutters import make_cutter
 from dataset_decomposition.decompose import CutRule, decompose
-from dataset_decomposition.prepare import prepare
+from dataset_decomposition.prepare import make_settings, prepare
 from dataset_decomposition.randomness import stream, stream_key
 from dataset_decomposition.records import open_dataset, read_info
+from dataset_decomposition.spill import SpillWriter
+from dataset_decomposition.tokenizer import TokenizerSpec, find_tokenizer, train_bpe
 
 pytestmark = pytest.mark.usefixtures("small_parts")
 
@@ -164,6 +167,49 @@ def test_bpe_is_trained_on_the_input_and_kept(corpus: Path, tmp_path: Path):
     assert rows_of(tmp_path / "again") == rows_of(out)
 
 
+def test_a_bpe_that_runs_out_of_pairs_is_recorded_with_its_own_size(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    path = write_jsonl(tmp_path / "a.jsonl", ["abcd abcd"] * 9)
+    out = tmp_path / "out"
+    prepare([str(path)], out, tokenizer="bpe", vocab_size=100_000, min_bucket=1, max_bucket=1)
+    # Bytes, end of text, and the merges of "abcd" and " abcd".
+    merges = len(json.loads((out / "tokenizer/tokenizer.json").read_text())["model"]["merges"])
+    size = 256 + 1 + merges
+    info = read_info(out)
+    assert 257 < size < 270
+    assert (info["vocab_size"], info["eot_id"]) == (size, size - 1)
+    assert info["tokenizer"]["name"] == f"bpe-{size}"
+    assert f"the trained BPE has {size} ids, fewer than --vocab_size 100000" in caplog.text
+
+
+def test_one_unusable_document_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    path = write_jsonl(tmp_path / "a.jsonl", ["x" * 20, ""])
+    prepare([str(path)], tmp_path / "out", max_bad=0.5, min_bucket=3, max_bucket=3)
+    (line,) = [record.message for record in caplog.records if "cannot be used" in record.message]
+    assert line == (
+        f"1 of 2 documents (50.00%) cannot be used: empty_text 1; first empty_text at {path}:2"
+    )
+
+
+@pytest.mark.parametrize("method", ["dd", "concat"])
+def test_one_partition_opens_no_stream(tmp_path: Path, method: Any):
+    spec = TokenizerSpec("bytes", None)
+    rule = CutRule(min_bucket=2, max_bucket=2)
+    settings = make_settings(
+        spec, method=method, rule=rule, text_key="text", seed=0, format="packed"
+    )
+
+    def refuse() -> np.random.Philox:
+        raise AssertionError("a stream was opened")
+
+    tokens = np.arange(20, dtype=np.uint16)
+    with SpillWriter(tmp_path, num_partitions=2, buffer_bytes=1 << 20) as spill:
+        make_cutter(settings, "a", 1, spill, Accounting()).add(tokens, refuse)
+        with pytest.raises(AssertionError, match="was opened"):
+            make_cutter(settings, "a", 2, spill, Accounting()).add(tokens, refuse)
+
+
 def test_a_large_vocabulary_is_stored_as_uint32(tmp_path: Path):
     import tokenizers
     from tokenizers import models, pre_tokenizers
@@ -231,6 +277,13 @@ def test_demo_documents_can_be_prepared(tmp_path: Path):
     ("options", "message"),
     [
         ({"input": ["{tmp}/none/*.jsonl"]}, "no input matches"),
+        ({"input": [""]}, "an input has the empty name ''"),
+        ({"heldout": [""]}, "an input has the empty name ''"),
+        ({"out": ""}, "the output folder is '' or '.'; name a folder"),
+        ({"input": ["{tmp}/a.jsonl", "{tmp}/a.parquet"]}, "no column 'text'; name one of body"),
+        ({"heldout": ["{tmp}/a.parquet"]}, "no column 'text'; name one of body"),
+        ({"text_key": "body"}, r"missing_text 20; .*\(--text_key names the field of the text\)"),
+        ({"input": ["{tmp}/array.json"]}, r"invalid_json 2; .*one object a line, not an array"),
         ({"input": ["{tmp}/a.parquet"]}, "no column 'text'; name one of body with --text_key"),
         ({"input": ["{tmp}/empty.jsonl"]}, "hold no documents: all files are empty"),
         ({"input": ["{tmp}/short.jsonl"]}, "none of 2 documents has the 9 tokens of the shortest"),
@@ -251,6 +304,7 @@ def test_impossible_requests_are_refused(tmp_path: Path, options: dict[str, Any]
     write_jsonl(tmp_path / "a.jsonl", make_texts(0, 20))
     write_jsonl(tmp_path / "short.jsonl", ["abc", "de"])
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "array.json").write_text('[\n{"text": "a"}\n]\n')
     parquet.write_table(pa.table({"body": ["text"]}), tmp_path / "a.parquet")
 
     def fill(value: Any) -> Any:
@@ -261,15 +315,13 @@ def test_impossible_requests_are_refused(tmp_path: Path, options: dict[str, Any]
     settings = {"input": ["{tmp}/a.jsonl"], "out": "{tmp}/out", **BUCKETS, **options}
     settings = {key: fill(value) for key, value in settings.items()}
     settings["out"] = Path(settings["out"])
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         prepare(**settings)
+    assert "\n" not in str(refused.value)
     assert not (tmp_path / "out/dataset.json").exists()
 
 
 def test_a_tokenizer_that_changes_on_the_way_is_noticed(corpus: Path, tmp_path: Path):
-    from dataset_decomposition.prepare import make_settings
-    from dataset_decomposition.tokenizer import find_tokenizer, train_bpe
-
     path = tmp_path / "tokenizer.json"
     train_bpe(iter(["abc abc"]), path, vocab_size=257)
     settings = make_settings(

@@ -1,5 +1,6 @@
 """Preparation in parts: the same bytes from any number of workers and after any kill."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -105,12 +106,64 @@ def test_changed_options_are_refused_and_overwrite_keeps_foreign_files(
     assert names - {"notes.md", "D_4/notes.md"} == set(hashes(tmp_path / "fresh"))
 
 
-def test_changed_inputs_are_refused(tmp_path: Path):
+def add(folder: Path) -> None:
+    (folder / "c d.txt").write_text("more")
+
+
+def edit(folder: Path) -> None:
+    write_jsonl(folder / "b.jsonl", make_texts(2, 3))
+
+
+def edit_in_place(folder: Path) -> None:
+    path = folder / "b.jsonl"
+    path.write_text(path.read_text().replace("aa", "bb", 1))
+
+
+CHANGES: dict[str, tuple[Any, Any]] = {
+    r"input b\.jsonl has other content, [\d,]+ -> [\d,]+ B": (edit, None),
+    r"input b\.jsonl has other content, of the same size": (edit_in_place, None),
+    r"input c d\.txt was added": (add, None),
+    r"input b\.jsonl is gone": (lambda folder: (folder / "b.jsonl").unlink(), None),
+    r"input files come in another order": (lambda folder: None, ["b.jsonl", "a.jsonl"]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_inputs_are_refused_and_the_first_is_named(tmp_path: Path, change: str):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for index, name in enumerate(("a.jsonl", "b.jsonl")):
+        write_jsonl(folder / name, make_texts(index, 50))
+    prepare([str(folder)], out, **BUCKETS)
+    do, order = CHANGES[change]
+    do(folder)
+    named = [str(folder / name) for name in order] if order else [str(folder)]
+    message = rf"^the input changed since .*out was begun \({change}\); prepare anew with --overw"
+    with pytest.raises(ValueError, match=message):
+        prepare(named, out, **BUCKETS)
+    prepare(named, out, overwrite=True, **BUCKETS)
+    assert read_info(out)["inputs"]["files"] == len(list(folder.iterdir()))
+
+
+def test_a_changed_held_out_input_is_called_so(tmp_path: Path):
     path = write_jsonl(tmp_path / "a.jsonl", make_texts(0, 50))
-    prepare([str(path)], tmp_path / "out", **BUCKETS)
-    write_jsonl(path, make_texts(1, 50))
-    with pytest.raises(ValueError, match=r"input\.digest: .*prepare anew with --overwrite"):
-        prepare([str(path)], tmp_path / "out", **BUCKETS)
+    held = write_jsonl(tmp_path / "held.jsonl", make_texts(1, 5))
+    prepare([str(path)], tmp_path / "out", heldout=[str(held)], **BUCKETS)
+    write_jsonl(held, make_texts(2, 5))
+    with pytest.raises(ValueError, match=r"\(held-out input held\.jsonl has other content"):
+        prepare([str(path)], tmp_path / "out", heldout=[str(held)], **BUCKETS)
+
+
+def test_inputs_that_were_touched_or_copied_are_the_same(tmp_path: Path):
+    path = write_jsonl(tmp_path / "a.jsonl", make_texts(0, 50))
+    out = tmp_path / "out"
+    prepare([str(path)], out, **BUCKETS)
+    before = hashes(out)
+    os.utime(path, ns=(0, 0))
+    prepare([str(path)], out, **BUCKETS)
+    (tmp_path / "elsewhere").mkdir()
+    copy = path.rename(tmp_path / "elsewhere/a.jsonl")
+    prepare([str(copy)], out, **BUCKETS)
+    assert hashes(out) == before
 
 
 def test_a_folder_that_is_not_ours_is_refused(corpus: Path, tmp_path: Path):

@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -202,6 +203,26 @@ def test_folders_globs_and_lists_give_each_file_once(
     assert "more than once" in caplog.text
 
 
+def test_a_change_at_either_end_of_a_large_file_shows(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    content = bytearray(b"x" * 3_000_000)
+    found = set()
+    for position in (None, 0, 2_999_999):
+        changed = content.copy()
+        if position is not None:
+            changed[position] = 0
+        path.write_bytes(changed)
+        found.add(find_sources([str(path)])[0].identity)
+    assert len(found) == 3
+    assert all(identity.endswith(" 3000000 a.txt") for identity in found)
+
+
+def test_a_pipe_is_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is no regular file"):
+        find_sources([str(tmp_path / "pipe")])
+
+
 def test_names_do_not_depend_on_where_the_corpus_lies(tmp_path: Path):
     for place in ("here", "there/deeper"):
         (tmp_path / place / "sub").mkdir(parents=True)
@@ -215,6 +236,7 @@ def test_names_do_not_depend_on_where_the_corpus_lies(tmp_path: Path):
     ("inputs", "message"),
     [
         ([], "no inputs were named"),
+        (["{tmp}/empty", ""], "an input has the empty name ''"),
         (["{tmp}/missing.jsonl"], "no such input: .*missing.jsonl"),
         (["{tmp}/*.jsonl"], r"no input matches .*\*\.jsonl"),
         (["{tmp}/empty"], "holds no files"),

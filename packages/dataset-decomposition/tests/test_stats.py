@@ -92,6 +92,29 @@ def test_stats_prints_every_token_and_bucket(data: Path, capsys: pytest.CaptureF
     assert "512 to 1,023 tokens" in printed
 
 
+def test_stats_explains_stored_tokens(data: Path, capsys: pytest.CaptureFixture[str]):
+    stats(data)
+    printed = " ".join(capsys.readouterr().out.split())
+    info = read_info(data)
+    stored = sum(bucket["sequences"] * 2 ** int(k) for k, bucket in info["buckets"].items())
+    stored += sum(bucket["sequences"] for bucket in info["buckets"].values())
+    assert stored == info["tokens"]["kept"]
+    assert f"one fewer a row than the {stored:,} stored" in printed
+
+
+@pytest.mark.parametrize("json_wanted", [False, True])
+def test_stats_warns_of_tokens_that_do_not_add_up(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, json_wanted: bool
+):
+    stats(data, json=json_wanted)
+    assert not caplog.records
+    info = read_info(data)
+    info["tokens"]["kept"] -= 1
+    (tmp_path / "dataset.json").write_text(json.dumps(info))
+    stats(tmp_path, json=json_wanted)
+    assert "tokens that do not add up: in 1,448, kept" in caplog.text
+
+
 def test_stats_of_an_unfinished_folder(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"has no dataset\.json; run prepare"):
         stats(tmp_path)

@@ -100,8 +100,17 @@ def test_a_checkpoint_holds_all_that_its_model_needs(folder: Path) -> None:
         load_decoder({"state_dict": {}})
 
 
-def test_accumulated_micro_batches_equal_one_batch(folder: Path) -> None:
+MASKED = {
+    "bestfit": ["--data.prepare.method=bestfit"],
+    "concat_docmask": ["--data.prepare.method=concat_docmask"],
+    "packed tail": ["--data.prepare.tail=pack"],
+}
+
+
+@pytest.mark.parametrize("words", [[], *MASKED.values()], ids=["dd", *MASKED])
+def test_accumulated_micro_batches_equal_one_batch(folder: Path, words: list[str]) -> None:
     steps = ["--trainer.max_steps=4", "--data.tokens_per_step=256", "--optim.warmup_steps=0"]
+    steps += words
     assert fit("whole", *steps) == 0
     assert fit("parts", *steps, "--trainer.accumulate_grad_batches=4") == 0
     whole, parts = (
@@ -112,11 +121,44 @@ def test_accumulated_micro_batches_equal_one_batch(folder: Path) -> None:
         torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-5)
 
 
+def test_llama_and_chunked_loss_train_on_packed_rows(folder: Path) -> None:
+    words = ["--model.body=llama", "--model.qk_norm=false", "--loss.chunk_tokens=50"]
+    words += [*MASKED["packed tail"], "--trainer.log_every_n_steps=1"]
+    assert fit("run", *words) == 0
+    rows = read_metrics(Path("run/metrics.csv"))
+    names = {name for row in rows for name in row if name.startswith("train/loss_d_")}
+    assert names == {f"train/loss_d_{k}" for k in range(3, 7)}
+    losses = [row["val/nll_per_token"] for row in rows if "val/nll_per_token" in row]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1)])
+def test_a_run_resumed_with_other_micro_batches_takes_the_same_steps(
+    folder: Path, before: int, after: int
+) -> None:
+    words = ["--data.tokens_per_step=256", "--data.repeat=reshuffle"]
+    accumulate = "--trainer.accumulate_grad_batches"
+    assert fit("straight", *words) == 0
+    assert fit("changed", *words, f"{accumulate}={before}", "--checkpoint.keep=9") == 0
+    for path in Path("changed/checkpoints").glob("step-*.ckpt"):
+        if path.stem > "step-00000010":
+            checkpoints.remove(path)
+    assert fit("changed", *words, f"{accumulate}={after}", "--resume=auto") == 0
+    one, other = (
+        checkpoints.load(checkpoints.newest(Path(run) / "checkpoints"))
+        for run in ("straight", "changed")
+    )
+    assert one["global_step"] == other["global_step"] == 40
+    for name, tensor in one["state_dict"].items():
+        torch.testing.assert_close(other["state_dict"][name], tensor, rtol=1e-3, atol=2e-4)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--model.body=llama"], "model.body llama has no QK-norm"),
         (["--model.vocab_size=256"], "model.vocab_size is 256, the data's tokenizer has 257 ids"),
-        (["--data.tokens_per_step=100"], "cost_per_step=100 must be a multiple"),
+        (["--data.tokens_per_step=100"], "tokens_per_step must be a multiple"),
         (["--data.path=/proc/nothing"], "/proc/nothing"),
         (["--data.wrokers=1"], "unrecognized arguments: --data.wrokers=1"),
         (["--data.prepare.min_bucket=9"], "bucket"),

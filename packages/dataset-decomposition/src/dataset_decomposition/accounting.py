@@ -7,13 +7,19 @@ The identity, to the token: `tokens_in == kept + dropped_tail + dropped_short`, 
   with `overlap1` the token that two neighbouring rows share counts once;
 * `dropped_short` counts the tokens of documents that gave no row at all;
 * `dropped_tail` counts the tokens behind the last row of documents that gave some. For
-  concat-and-chunk, where rows know no documents, it is what is left at the end of each task.
+  concat-and-chunk, where rows know no documents, it is what is left at the end of each task; with
+  tail `pack` it is single tokens, which predict nothing and are predicted by nothing.
+
+A chunk is a run of one document's tokens in one row; chunks of a single token count for nothing.
 """
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 MAX_PLACES = 5
 
@@ -30,6 +36,11 @@ class Accounting:
         dropped_tail: Tokens behind the last row.
         dropped_short: Tokens of documents without a row.
         sequences: Rows by bucket exponent.
+        targets: Targets that a token of the same document precedes in the row, by bucket.
+        padding: Positions of rows that hold no token.
+        chunks: Runs of one document's tokens in one row.
+        contexts: Over those targets, the sum of how many others of the chunk stand before.
+        cut_documents: Documents that lie in several rows, or only in part.
         lengths: Usable documents by `floor(log2(tokens))`.
         bad_places: The first bad documents, as `kind at file:line`.
     """
@@ -41,6 +52,11 @@ class Accounting:
     dropped_tail: int = 0
     dropped_short: int = 0
     sequences: Counter[int] = field(default_factory=Counter)
+    targets: Counter[int] = field(default_factory=Counter)
+    padding: int = 0
+    chunks: int = 0
+    contexts: int = 0
+    cut_documents: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
     bad_places: list[str] = field(default_factory=list)
 
@@ -56,6 +72,29 @@ class Accounting:
         self.documents += 1
         self.tokens_in += num_tokens
         self.lengths[num_tokens.bit_length() - 1] += 1
+
+    def add_chunk(self, bucket: int, num_tokens: int) -> None:
+        """Count one chunk of `num_tokens` tokens in a row of a bucket."""
+        if num_tokens > 1:
+            self.targets[bucket] += num_tokens - 1
+            self.chunks += 1
+            self.contexts += (num_tokens - 1) * (num_tokens - 2) // 2
+
+    def add_chunks(self, bucket: int, num_tokens: NDArray[np.int64]) -> None:
+        """Count chunks of `num_tokens` tokens each, int64 `[n]`, in rows of a bucket."""
+        targets = num_tokens[num_tokens > 1] - 1
+        self.targets[bucket] += int(targets.sum())
+        self.chunks += len(targets)
+        self.contexts += int((targets * (targets - 1) // 2).sum())
+
+    def add_stored(self, num_tokens: int, *, covered: int, parts: int) -> None:
+        """Count a document of which the first `covered` tokens are stored in `parts` chunks."""
+        self.kept += covered
+        if parts:
+            self.dropped_tail += num_tokens - covered
+            self.cut_documents += parts > 1 or covered < num_tokens
+        else:
+            self.dropped_short += num_tokens
 
     @property
     def num_bad(self) -> int:
@@ -83,6 +122,13 @@ class Accounting:
                 "dropped_short": self.dropped_short,
             },
             "sequences": {str(k): n for k, n in sorted(self.sequences.items())},
+            "targets": {str(k): n for k, n in sorted(self.targets.items())},
+            "packing": {
+                "padding": self.padding,
+                "chunks": self.chunks,
+                "contexts": self.contexts,
+                "cut_documents": self.cut_documents,
+            },
             "document_lengths_log2": {str(k): n for k, n in sorted(self.lengths.items())},
             "bad_places": self.bad_places,
         }
@@ -102,6 +148,8 @@ class Accounting:
             dropped_tail=tokens["dropped_tail"],
             dropped_short=tokens["dropped_short"],
             sequences=Counter({int(k): n for k, n in value["sequences"].items()}),
+            targets=Counter({int(k): n for k, n in value["targets"].items()}),
+            **value["packing"],
             lengths=Counter({int(k): n for k, n in value["document_lengths_log2"].items()}),
             bad_places=list(value.get("bad_places", [])),
         )
@@ -118,6 +166,11 @@ def total(parts: Iterable[Accounting]) -> Accounting:
         whole.dropped_tail += part.dropped_tail
         whole.dropped_short += part.dropped_short
         whole.sequences.update(part.sequences)
+        whole.targets.update(part.targets)
+        whole.padding += part.padding
+        whole.chunks += part.chunks
+        whole.contexts += part.contexts
+        whole.cut_documents += part.cut_documents
         whole.lengths.update(part.lengths)
         whole.bad_places.extend(part.bad_places)
     whole.bad_places = whole.bad_places[:MAX_PLACES]

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dataset_decomposition.manifest import Shard, bucket_of, read_manifest
 from dataset_decomposition.mapped import MappedShard, ShardCache
+from dataset_decomposition.packing import document_dtype
 from tenfold.bucketing import BadRecordError
 from tenfold.shards import ShardError
 
@@ -25,10 +26,16 @@ class BucketReader:
         num_rows: Rows in all shards, by the manifest.
         shards: The manifest.
         dtype: Type of the tokens that `read` returns.
+        has_documents: Whether `read_documents` can be asked.
     """
 
     def __init__(
-        self, folder: Path, *, eot_id: int | None = None, dtype: np.dtype[Any] | None = None
+        self,
+        folder: Path,
+        *,
+        eot_id: int | None = None,
+        dtype: np.dtype[Any] | None = None,
+        has_documents: bool = False,
     ) -> None:
         """Open a bucket by its manifest; shards are opened when first needed.
 
@@ -36,6 +43,7 @@ class BucketReader:
             folder: The bucket's folder.
             eot_id: Id that the string items of official text samples stand for.
             dtype: Stored type; by default that of the first packed record, uint32 for text.
+            has_documents: Whether the records number the documents of their rows.
 
         Raises:
             FileNotFoundError: The manifest or a shard is missing.
@@ -52,6 +60,7 @@ class BucketReader:
         self._ends = np.cumsum([shard.num_sequences for shard in self.shards], dtype=np.int64)
         self.num_rows = int(self._ends[-1]) if self.shards else 0
         self.dtype = dtype or self._stored_dtype()
+        self.has_documents = has_documents
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -71,6 +80,27 @@ class BucketReader:
             BadRecordError: A shard is damaged or not as the manifest says; the reason names shard
                 and sample.
         """
+        return self._collect(rows, documents=False)
+
+    def read_documents(self, rows: ArrayLike) -> NDArray[Any]:
+        """Read which document each token of these rows belongs to.
+
+        Args:
+            rows: As for `read`.
+
+        Returns:
+            int16 or int32 `[n, 2^bucket + 1]`, counted from 0 in each row, -1 for padding.
+
+        Raises:
+            ValueError: The bucket has none.
+            IndexError: As `read`.
+            BadRecordError: As `read`.
+        """
+        if not self.has_documents:
+            raise ValueError(f"the rows of {self.folder} are stored without document numbers")
+        return self._collect(rows, documents=True)
+
+    def _collect(self, rows: ArrayLike, *, documents: bool) -> NDArray[Any]:
         numbers = np.asarray(rows, dtype=np.int64)
         if numbers.ndim != 1:
             raise ValueError(f"rows must be a 1-D array of row numbers, got shape {numbers.shape}")
@@ -79,7 +109,8 @@ class BucketReader:
                 f"rows {numbers.min()} to {numbers.max()} were asked of {self.num_rows} in "
                 f"{self.folder}"
             )
-        out = np.empty((len(numbers), self.seq_len + 1), dtype=self.dtype)
+        dtype = document_dtype(self.bucket) if documents else self.dtype
+        out = np.empty((len(numbers), self.seq_len + 1), dtype=dtype)
         owners = np.searchsorted(self._ends, numbers, side="right")
         for index, (number, owner) in enumerate(
             zip(numbers.tolist(), owners.tolist(), strict=True)
@@ -87,27 +118,36 @@ class BucketReader:
             shard = self.shards[owner]
             local = number - int(self._ends[owner]) + shard.num_sequences
             try:
-                out[index] = self._row(self._cache.get(shard), shard, local)
+                mapped = self._cache.get(shard)
+                out[index] = self._row(mapped, shard, local, dtype, documents=documents)
             except (ShardError, FileNotFoundError) as error:
                 raise BadRecordError(number, str(error)) from error
         return out
 
-    def _row(self, mapped: MappedShard, shard: Shard, local: int) -> NDArray[Any]:
+    def _row(
+        self,
+        mapped: MappedShard,
+        shard: Shard,
+        local: int,
+        dtype: np.dtype[Any],
+        *,
+        documents: bool,
+    ) -> NDArray[Any]:
         record, row = divmod(local, shard.rows_per_record)
-        data = mapped.data(record)
+        data = mapped.data(record, documents=documents)
         if shard.format == "openlm":
             return self._parse(data, mapped.describe(record))
         count = min(shard.rows_per_record, shard.num_sequences - record * shard.rows_per_record)
         width = self.seq_len + 1
-        header = npy_header(count, width, self.dtype.str)
-        row_bytes = width * self.dtype.itemsize
+        header = npy_header(count, width, dtype.str)
+        row_bytes = width * dtype.itemsize
         if len(data) != len(header) + count * row_bytes or bytes(data[: len(header)]) != header:
             raise ShardError(
-                f"{mapped.describe(record)} is not {self.dtype} [{count}, {width}] as npy; "
-                "prepare anew"
+                f"{mapped.describe(record, documents=documents)} is not {dtype} "
+                f"[{count}, {width}] as npy; prepare anew"
             )
         start = len(header) + row * row_bytes
-        return np.frombuffer(data, dtype=self.dtype, count=width, offset=start)
+        return np.frombuffer(data, dtype=dtype, count=width, offset=start)
 
     def _parse(self, data: memoryview, place: str) -> NDArray[Any]:
         tokens = parse_openlm(bytes(data), eot_id=self._eot_id, place=place)

@@ -21,8 +21,14 @@ APP = App(
     },
     verbs={
         "prepare": "dataset_decomposition.prepare:prepare",
+        "import-openlm": "dataset_decomposition.import_openlm:import_openlm",
         "stats": "dataset_decomposition.stats:stats",
         "verify": "dataset_decomposition.verify:verify",
+        "plan": "dataset_decomposition.plan:plan",
+        "cost": "dataset_decomposition.predict_cost:cost",
+        "bench": "dataset_decomposition.bench:bench",
+        "evaluate": "dataset_decomposition.evaluate:evaluate",
+        "export": "dataset_decomposition.export:export",
         "reproduce": "dataset_decomposition.reproduce:reproduce",
     },
 )

@@ -39,6 +39,10 @@ class Chunker:
         """Number of pushed tokens that are stored in at least one row so far."""
         return self._covered
 
+    def crosses(self, num_tokens: int) -> bool:
+        """Whether a document of `num_tokens` tokens, pushed next, will not lie whole in one row."""
+        return self._size % self._step + num_tokens > self._width
+
     def push(self, tokens: NDArray[Any]) -> NDArray[Any]:
         """Add a document and return the rows it completes, `[n, length + 1]`, n possibly 0."""
         self._parts.append(tokens)

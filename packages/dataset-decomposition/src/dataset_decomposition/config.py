@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from math import floor
+from typing import Literal, get_args
+
+Body = Literal["decoder", "llama"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +21,8 @@ class ModelConfig:
         qk_norm: Normalise queries and keys over the whole width before the heads are split.
         norm_eps: Epsilon of every LayerNorm.
         compile: Run the decoder through `torch.compile`, one graph a bucket length.
+        body: `decoder`, the paper's, or `llama`, `LlamaForCausalLM` of the extra `transformers`
+            with the same shape, which has no QK-norm.
     """
 
     vocab_size: int = 50432
@@ -29,6 +34,7 @@ class ModelConfig:
     qk_norm: bool = True
     norm_eps: float = 1e-5
     compile: bool = False
+    body: Body = "decoder"
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "dim", "layers", "heads"):
@@ -42,6 +48,10 @@ class ModelConfig:
             )
         if self.rope_theta <= 1:
             raise ValueError(f"model.rope_theta must be > 1, got {self.rope_theta}")
+        if self.body not in get_args(Body):
+            raise ValueError(f"model.body must be decoder or llama, got {self.body!r}")
+        if self.body == "llama" and self.qk_norm:
+            raise ValueError("model.body llama has no QK-norm; set model.qk_norm to false")
 
     @property
     def hidden_dim(self) -> int:
@@ -50,7 +60,7 @@ class ModelConfig:
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the untied decoder, `2Vd + n(4d^2 + 3dh + 4d) + d` with QK-norm."""
+        """Parameters of either untied body, `2Vd + n(4d^2 + 3dh + 4d) + d` with QK-norm."""
         norms = (4 if self.qk_norm else 2) * self.dim
         block = 4 * self.dim**2 + 3 * self.dim * self.hidden_dim + norms
         return 2 * self.vocab_size * self.dim + self.layers * block + self.dim
@@ -62,13 +72,18 @@ class LossConfig:
 
     Args:
         z_loss: Weight of the mean squared log-partition function (official script: 1e-4).
+        chunk_tokens: Targets whose logits exist at a time; they are computed again in the backward
+            pass, which costs the projection once more and saves its memory. 0 is all at once.
     """
 
     z_loss: float = 1e-4
+    chunk_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.z_loss < 0:
             raise ValueError(f"loss.z_loss must be >= 0, got {self.z_loss}")
+        if self.chunk_tokens < 0:
+            raise ValueError(f"loss.chunk_tokens must be >= 0, got {self.chunk_tokens}; 0 is off")
 
 
 # Paper Tables 7-11 by width, depth and heads.

@@ -5,7 +5,6 @@ data set's counts and the run's length; the position in it is the trainer's step
 in mid-cycle with other numbers of ranks, micro-batches or workers.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +12,15 @@ import lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from dataset_decomposition.mixture import Mixture, apportion, step_shares
+from dataset_decomposition.heldout_batches import HeldoutBatches
+from dataset_decomposition.mixture import Mixture
 from dataset_decomposition.module import DocumentBatch, TrainBatch
+from dataset_decomposition.plan import build_plan
 from dataset_decomposition.records import BucketReader, open_dataset
 from tenfold.bucketing import (
-    Bucket,
+    BadRecordError,
     BucketPlan,
     BucketStream,
     Curriculum,
@@ -108,13 +109,22 @@ class DecompositionData(lightning.LightningDataModule):
         assert self.trainer is not None
         stream: BucketStream[TrainBatch] = BucketStream(
             self.plan,
-            {key: TokenReader(key, reader) for key, reader in self._readers().items()},
+            {
+                key: TokenReader(
+                    key,
+                    reader,
+                    vocab_size=self.vocab_size,
+                    target_share=self._target_share(reader),
+                )
+                for key, reader in self._readers().items()
+            },
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             accum=self.trainer.accumulate_grad_batches,
         )
         if self._restored is not None:
-            stream.load_state_dict(self._restored)
+            position = dict(self._restored)
+            stream.load_state_dict(position, described=position.pop("plan"))
         return PlanLoader(self, stream)
 
     def val_dataloader(self) -> DataLoader[DocumentBatch]:
@@ -130,10 +140,14 @@ class DecompositionData(lightning.LightningDataModule):
         return self._heldout_loader()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the plan: trainer's step and the plan's fingerprint."""
+        """Return the trainer's step, the plan's fingerprint, and what the plan was made from."""
         assert self.plan is not None
         assert self.trainer is not None
-        return {"step": self.trainer.global_step, "fingerprint": self.plan.fingerprint}
+        return {
+            "step": self.trainer.global_step,
+            "fingerprint": self.plan.fingerprint,
+            "plan": self.plan.describe(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved position when the loader is made."""
@@ -141,31 +155,38 @@ class DecompositionData(lightning.LightningDataModule):
 
     def _plan(self) -> BucketPlan:
         assert self.trainer is not None
-        readers = self._readers()
-        buckets = [Bucket(key, r.seq_len, r.num_rows) for key, r in readers.items()]
-        tokens = self.tokens_per_step
-        available = {b.key: b.num_items // max(tokens // b.item_cost, 1) for b in buckets}
-        steps = apportion(step_shares(self.mixture, available), self.total_steps)
-        return BucketPlan.build(
-            buckets,
-            cost_per_step=self.tokens_per_step,
+        return build_plan(
+            {key: (reader.seq_len, reader.num_rows) for key, reader in self._readers().items()},
+            total_steps=self.total_steps,
+            tokens_per_step=self.tokens_per_step,
             curriculum=self.curriculum,
+            mixture=self.mixture,
             seed=self.seed,
             divisor=self.trainer.world_size * self.trainer.accumulate_grad_batches,
-            wanted={key: count * self.tokens_per_step for key, count in steps.items()},
             repeat=self.repeat,
         )
 
     def _readers(self) -> dict[str, BucketReader]:
         return {f"D_{exponent}": reader for exponent, reader in self.dataset.buckets.items()}
 
+    def _target_share(self, reader: BucketReader) -> float:
+        """Return which part of a bucket's predicted positions are targets that count."""
+        stated = self.dataset.info["buckets"][str(reader.bucket)]
+        return stated.get("targets", stated["tokens"]) / max(stated["tokens"], 1)
+
     def _heldout_loader(self) -> DataLoader[DocumentBatch]:
         assert self.trainer is not None
         longest = max(reader.seq_len for reader in self._readers().values())
         batches = HeldoutBatches(
             *self.dataset.heldout(),
+            at_least=self.trainer.world_size,
             max_targets=self.heldout_tokens or longest,
-            tokens_per_batch=max(self.tokens_per_step, longest),
+            # As much as a micro-batch of training: what fits there fits here.
+            tokens_per_batch=max(
+                self.tokens_per_step
+                // (self.trainer.world_size * self.trainer.accumulate_grad_batches),
+                longest,
+            ),
         )
         mine = range(self.trainer.global_rank, len(batches), self.trainer.world_size)
         return DataLoader(batches, batch_size=None, sampler=mine, num_workers=0)
@@ -177,11 +198,18 @@ class TokenReader:
     Args:
         key: The bucket's name.
         reader: Its records.
+        vocab_size: Ids that the data's tokenizer has.
+        target_share: Mean share of the predicted positions that are targets; needed where the
+            records number documents.
     """
 
-    def __init__(self, key: str, reader: BucketReader) -> None:
+    def __init__(
+        self, key: str, reader: BucketReader, *, vocab_size: int, target_share: float = 1.0
+    ) -> None:
         self.key = key
         self.reader = reader
+        self.vocab_size = vocab_size
+        self.target_share = target_share
 
     def __len__(self) -> int:
         return self.reader.num_rows
@@ -190,13 +218,22 @@ class TokenReader:
         """Return the batch of `rows`.
 
         Raises:
-            BadRecordError: A record is damaged.
+            BadRecordError: A record is damaged, or has an id that the tokenizer has not.
         """
         tokens = self.reader.read(rows)
-        return {
+        if tokens.max() >= self.vocab_size:
+            row = int(rows[tokens.max(axis=1).argmax()])
+            reason = f"{self.reader.folder} row {row}: id {tokens.max()} of {self.vocab_size}"
+            raise BadRecordError(row, f"{reason}; `verify --deep` finds what else is damaged")
+        batch: TrainBatch = {
             "tokens": torch.from_numpy(tokens.astype(np.int64)),
             "keys": [f"{self.key}/{row}" for row in rows.tolist()],
         }
+        if self.reader.has_documents:
+            documents = self.reader.read_documents(rows)
+            batch["documents"] = torch.from_numpy(documents.astype(np.int32))
+            batch["mean_targets"] = self.target_share * rows.size * self.reader.seq_len
+        return batch
 
 
 class PlanLoader(DataLoader[TrainBatch]):
@@ -221,59 +258,5 @@ class PlanLoader(DataLoader[TrainBatch]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that the stream stands where the checkpoint says."""
-        assert state_dict == self._stream.state_dict(), (state_dict, self._stream.state_dict())
-
-
-class HeldoutBatches(Dataset[DocumentBatch]):
-    """Documents sorted by length, padded within a batch; causal attention never sees the padding.
-
-    Args:
-        tokens: All documents, one after the other.
-        offsets: int64 `[N + 1]`; document n is `tokens[offsets[n]:offsets[n + 1]]`.
-        max_targets: Longest scored part of a document.
-        tokens_per_batch: Padded targets of a batch, at most (one document at least).
-    """
-
-    def __init__(
-        self,
-        tokens: NDArray[Any],
-        offsets: NDArray[np.int64],
-        *,
-        max_targets: int,
-        tokens_per_batch: int,
-    ) -> None:
-        self.tokens = tokens
-        self.offsets = offsets
-        self.targets = np.minimum(np.diff(offsets) - 1, max_targets)
-        scored = np.flatnonzero(self.targets > 0)
-        by_length = scored[np.argsort(self.targets[scored], kind="stable")]
-        self.batches = list(_packed(by_length, self.targets, tokens_per_batch))
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> DocumentBatch:
-        documents = self.batches[index]
-        lengths = self.targets[documents]
-        tokens = np.zeros((documents.size, lengths.max() + 1), dtype=np.int64)
-        for row, (document, length) in enumerate(zip(documents, lengths, strict=True)):
-            start = self.offsets[document]
-            tokens[row, : length + 1] = self.tokens[start : start + length + 1]
-        return {
-            "tokens": torch.from_numpy(tokens),
-            "lengths": torch.from_numpy(lengths),
-            "documents": torch.from_numpy(documents),
-        }
-
-
-def _packed(
-    by_length: NDArray[np.int64], targets: NDArray[np.int64], tokens_per_batch: int
-) -> Iterator[NDArray[np.int64]]:
-    """Cut the sorted documents into batches of at most `tokens_per_batch` padded targets."""
-    start = 0
-    for end in range(1, by_length.size):
-        if (end + 1 - start) * targets[by_length[end]] > tokens_per_batch:
-            yield by_length[start:end]
-            start = end
-    if by_length.size:
-        yield by_length[start:]
+        position = {name: state_dict[name] for name in ("step", "fingerprint")}
+        assert position == self._stream.state_dict(), (position, self._stream.state_dict())

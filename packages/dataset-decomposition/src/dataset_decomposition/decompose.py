@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Mode = Literal["disjoint", "overlap1"]
 Overflow = Literal["greedy", "random"]
-Tail = Literal["drop", "keep-small"]
+Tail = Literal["drop", "keep-small", "pack"]
 
 LONGEST_BUCKET = 24
 """Rows of 2^24 tokens: far beyond any context length, and a guard against `--max_bucket 8192`."""
@@ -33,8 +33,9 @@ class CutRule:
         overflow: For a remainder longer than the longest bucket: `greedy` (paper) takes the longest
             bucket; `random` (default of the official code) draws bucket `k` with probability
             proportional to `2^(max_bucket - k)`, which gives every bucket the same expected tokens.
-        tail: For a remainder shorter than the shortest bucket: `drop` (official; counted here) or
-            `keep-small`, which goes on cutting down to `2^0`.
+        tail: For a remainder shorter than the shortest bucket: `drop` (official; counted here),
+            `keep-small`, which goes on cutting down to `2^0`, or `pack`: no piece here, `remainder`
+            says what to pack with the remainders of other documents.
 
     Raises:
         ValueError: The buckets are not `0 <= min_bucket <= max_bucket <= 24`, or a name is unknown.
@@ -108,6 +109,17 @@ def cut(num_tokens: int, rule: CutRule, bits: np.random.Philox | None = None) ->
         position += (1 << bucket) + gap
     covered = position + 1 - gap if starts else 0
     return Cuts(starts, buckets, covered)
+
+
+def remainder(num_tokens: int, cuts: Cuts, rule: CutRule) -> int:
+    """Return the first token of what the pieces leave over; `num_tokens` if that is nothing.
+
+    With `overlap1` it begins with the last stored token, as a further piece would, so that every
+    token behind it is a target; what has no target is nothing.
+    """
+    shared = 1 if cuts.starts and rule.mode == "overlap1" else 0
+    start = cuts.covered - shared
+    return start if num_tokens - start >= 2 else num_tokens
 
 
 def _draw_bucket(rule: CutRule, bits: np.random.Philox | None) -> int:

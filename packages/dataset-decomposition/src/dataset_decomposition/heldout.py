@@ -16,10 +16,12 @@ from dataset_decomposition.accounting import Accounting
 from dataset_decomposition.inputs import Source
 from dataset_decomposition.map_phase import tokenized
 from dataset_decomposition.settings import Settings
+from tenfold import atomic
 
 FOLDER = "heldout"
 TOKENS = f"{FOLDER}/tokens.npy"
 OFFSETS = f"{FOLDER}/offsets.npy"
+FILES = (TOKENS, OFFSETS)
 _COPY_TOKENS = 1 << 22
 
 
@@ -55,7 +57,11 @@ class HeldoutTask:
 
 
 def write_heldout(task: HeldoutTask, folder: Path) -> dict[str, Any]:
-    """Tokenize the held-out documents below `folder`, return their `Accounting` as JSON."""
+    """Tokenize the held-out documents below `folder`.
+
+    Returns:
+        Their `Accounting` as JSON, and `files`: size and SHA-256 of each file by its name.
+    """
     settings = task.settings
     tokenizer = settings.load_tokenizer()
     account = Accounting()
@@ -71,7 +77,12 @@ def write_heldout(task: HeldoutTask, folder: Path) -> dict[str, Any]:
     np.save(folder / OFFSETS, np.cumsum([0, *lengths], dtype=np.int64), allow_pickle=False)
     _to_npy(raw, folder / TOKENS, account.tokens_in, settings.dtype)
     raw.unlink()
-    return account.to_json()
+    return {**account.to_json(), "files": {name: describe_file(folder / name) for name in FILES}}
+
+
+def describe_file(path: Path) -> dict[str, int | str]:
+    """Return the size of a file in bytes and its SHA-256."""
+    return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path)}
 
 
 def _to_npy(raw: Path, path: Path, count: int, dtype: np.dtype[Any]) -> None:

@@ -13,7 +13,9 @@ Format = Literal["packed", "openlm"]
 
 NAME = "manifest.jsonl"
 EXTENSIONS: Mapping[Format, str] = {"packed": "tok.npy", "openlm": "txt"}
-"""The one member of a sample, by format."""
+"""The member of a sample that holds its tokens, by format."""
+DOCUMENTS_EXTENSION = "doc.npy"
+"""The member that numbers the documents of each row, in buckets that have it."""
 _FOLDER = re.compile(r"D_(\d{1,2})")
 _SHARD = re.compile(r"[A-Za-z0-9_-]+")
 

@@ -1,22 +1,19 @@
 """First phase: read documents, tokenize, cut, and spill each row to its bucket and partition.
 
-One job is one big input file or a group of small ones. A row's partition is drawn from its
-document's own random stream, so nothing depends on which worker did the job.
+One job is one big input file or a group of small ones; `cutters` says what each method does with
+its documents.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from dataset_decomposition.accounting import Accounting
-from dataset_decomposition.concat import Chunker
-from dataset_decomposition.decompose import cut, pieces
+from dataset_decomposition.cutters import make_cutter
 from dataset_decomposition.inputs import Source
-from dataset_decomposition.randomness import integers_below, stream, stream_key
+from dataset_decomposition.randomness import stream, stream_key
 from dataset_decomposition.readers import BadDocument, TextDocument, read_documents
 from dataset_decomposition.settings import Settings
 from dataset_decomposition.spill import SpillWriter
@@ -46,11 +43,12 @@ def map_documents(task: MapTask, folder: Path) -> dict[str, Any]:
         num_partitions=task.num_partitions,
         buffer_bytes=settings.layout.buffer_bytes,
     ) as spill:
-        cutter = (_Decomposer if settings.method == "dd" else _Gluer)(task, spill, account)
+        name = task.sources[0].name
+        cutter = make_cutter(settings, name, task.num_partitions, spill, account)
         for source in task.sources:
             key = stream_key(settings.seed, "document", source.name)
             for index, tokens in tokenized(source, tokenizer, settings.text_key, account):
-                cutter.add(tokens, stream(key, index))
+                cutter.add(tokens, partial(stream, key, index))
         cutter.close()
     return account.to_json()
 
@@ -89,57 +87,3 @@ def _batches(
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-class _Cutter(Protocol):
-    def __init__(self, task: MapTask, spill: SpillWriter, account: Accounting) -> None: ...
-    def add(self, tokens: Tokens, bits: np.random.Philox) -> None: ...
-    def close(self) -> None: ...
-
-
-class _Decomposer(_Cutter):
-    """Cut each document on its own."""
-
-    def __init__(self, task: MapTask, spill: SpillWriter, account: Accounting) -> None:
-        self._rule = task.settings.rule
-        self._num_partitions = task.num_partitions
-        self._spill = spill
-        self._account = account
-
-    def add(self, tokens: Tokens, bits: np.random.Philox) -> None:
-        cuts = cut(len(tokens), self._rule, bits)
-        self._account.kept += cuts.covered
-        if cuts.buckets:
-            self._account.dropped_tail += len(tokens) - cuts.covered
-        else:
-            self._account.dropped_short += len(tokens)
-        self._account.sequences.update(cuts.buckets)
-        partitions = integers_below(bits, self._num_partitions, len(cuts.buckets))
-        for piece, partition in zip(pieces(tokens, cuts), partitions.tolist(), strict=True):
-            self._spill.add(piece.bucket, piece.tokens, partition)
-
-    def close(self) -> None:
-        pass
-
-
-class _Gluer(_Cutter):
-    """Glue the documents of the task and cut every `2^max_bucket` tokens."""
-
-    def __init__(self, task: MapTask, spill: SpillWriter, account: Accounting) -> None:
-        rule = task.settings.rule
-        self._bucket = rule.max_bucket
-        self._chunker = Chunker(1 << rule.max_bucket, mode=rule.mode)
-        self._num_partitions = task.num_partitions
-        self._spill = spill
-        self._account = account
-
-    def add(self, tokens: Tokens, bits: np.random.Philox) -> None:
-        rows: NDArray[Any] = self._chunker.push(tokens)
-        partitions = integers_below(bits, self._num_partitions, len(rows))
-        for row, partition in zip(rows, partitions.tolist(), strict=True):
-            self._spill.add(self._bucket, row, partition)
-        self._account.sequences[self._bucket] += len(rows)
-
-    def close(self) -> None:
-        self._account.kept += self._chunker.covered
-        self._account.dropped_tail += self._account.tokens_in - self._chunker.covered

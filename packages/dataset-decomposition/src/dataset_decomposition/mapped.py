@@ -4,7 +4,7 @@ import mmap
 from collections import OrderedDict
 from pathlib import Path
 
-from dataset_decomposition.manifest import EXTENSIONS, Shard
+from dataset_decomposition.manifest import DOCUMENTS_EXTENSION, EXTENSIONS, Shard
 from tenfold.shards import ShardError
 from tenfold.shards.scanning import Extent, scan_tar
 
@@ -39,21 +39,31 @@ class MappedShard:
                 f"{path} has {len(scan.samples)} samples, but its manifest says {shard.num_records}"
             )
         self._keys = list(scan.samples)
-        self._extents = [self._extent(key, members) for key, members in scan.samples.items()]
+        self._members = list(scan.samples.values())
+        for record in range(len(self._keys)):
+            self._extent(record, self._extension)
 
-    def _extent(self, key: str, members: dict[str, Extent]) -> Extent:
-        if self._extension not in members:
-            raise ShardError(f"{self._path}: sample {key!r} has no {self._extension!r} member")
-        return members[self._extension]
+    def _extent(self, record: int, extension: str) -> Extent:
+        if extension not in self._members[record]:
+            raise ShardError(
+                f"{self._path}: sample {self._keys[record]!r} has no {extension!r} member"
+            )
+        return self._members[record][extension]
 
-    def data(self, record: int) -> memoryview:
-        """Return the bytes of a sample without copying them."""
-        offset, size = self._extents[record]
+    def data(self, record: int, *, documents: bool = False) -> memoryview:
+        """Return the bytes of a sample's tokens, or document numbers, without copying them.
+
+        Raises:
+            ShardError: The sample has no document numbers.
+        """
+        extension = DOCUMENTS_EXTENSION if documents else self._extension
+        offset, size = self._extent(record, extension)
         return self._map[offset : offset + size]
 
-    def describe(self, record: int) -> str:
-        """Name a sample for an error message."""
-        return f"{self._path}: member {self._keys[record]}.{self._extension}"
+    def describe(self, record: int, *, documents: bool = False) -> str:
+        """Name a member for an error message."""
+        extension = DOCUMENTS_EXTENSION if documents else self._extension
+        return f"{self._path}: member {self._keys[record]}.{extension}"
 
 
 class ShardCache:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset_decomposition.config import ModelConfig
-from tenfold.attention import attention
+from tenfold.attention import DocumentMask, attention, document_mask
 
 
 class Decoder(nn.Module):
@@ -31,8 +31,25 @@ class Decoder(nn.Module):
         truncated_normal_(self.embedding.weight, 1 / sqrt(config.dim))
         truncated_normal_(self.head.weight, 1 / sqrt(config.dim))
 
-    def forward(self, tokens_BL: Tensor) -> Tensor:
-        """Return logits `[B, L, V]` for integer tokens `[B, L]`; position l sees 0..l."""
+    def forward(
+        self,
+        tokens_BL: Tensor,
+        documents_BL: Tensor | DocumentMask | None = None,
+        *,
+        project: bool = True,
+    ) -> Tensor:
+        """Return logits `[B, L, V]` for integer tokens `[B, L]`; position l sees 0..l.
+
+        Args:
+            tokens_BL: Token ids.
+            documents_BL: Document numbers `[B, L]`, negative for padding, or what
+                `tenfold.attention.document_mask` made of them: position l then sees only what
+                belongs to its document. Compiled models want the mask.
+            project: Whether to go on to the logits; otherwise the normalised states `[B, L, D]`
+                are returned, of which `head` makes logits.
+        """
+        if isinstance(documents_BL, Tensor):
+            documents_BL = document_mask(documents_BL)
         x_BLD = self.embedding(tokens_BL)
         rotation = rotary_table(
             tokens_BL.shape[1],
@@ -41,8 +58,9 @@ class Decoder(nn.Module):
             device=tokens_BL.device,
         )
         for block in self.blocks:
-            x_BLD = block(x_BLD, rotation)
-        return self.head(self.norm(x_BLD))
+            x_BLD = block(x_BLD, rotation, documents_BL)
+        x_BLD = self.norm(x_BLD)
+        return self.head(x_BLD) if project else x_BLD
 
 
 class Block(nn.Module):
@@ -55,9 +73,11 @@ class Block(nn.Module):
         self.feed_forward_norm = LayerNorm(config.dim, config.norm_eps)
         self.feed_forward = FeedForward(config, index)
 
-    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], mask: DocumentMask | None = None
+    ) -> Tensor:
         """Return the stream `[B, L, D]` after this block."""
-        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), rotation)
+        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), rotation, mask)
         return x_BLD + self.feed_forward(self.feed_forward_norm(x_BLD))
 
 
@@ -75,12 +95,15 @@ class Attention(nn.Module):
         truncated_normal_(self.qkv.weight, 1 / sqrt(config.dim))
         truncated_normal_(self.out.weight, 1 / sqrt(config.dim) / sqrt(2 * (index + 1)))
 
-    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], mask: DocumentMask | None = None
+    ) -> Tensor:
         """Return `[B, L, D]`."""
         q_BLD, k_BLD, v_BLD = self.qkv(x_BLD).chunk(3, dim=-1)
         q_BHLK = rotate(self._split(self.q_norm(q_BLD)), rotation)
         k_BHLK = rotate(self._split(self.k_norm(k_BLD)), rotation)
-        mixed_BHLK = attention(q_BHLK, k_BHLK, self._split(v_BLD), causal=True)
+        v_BHLK = self._split(v_BLD)
+        mixed_BHLK = attention(q_BHLK, k_BHLK, v_BHLK, causal=True, documents_BL=mask)
         return self.out(mixed_BHLK.transpose(1, 2).flatten(2))
 
     def _split(self, x_BLD: Tensor) -> Tensor:

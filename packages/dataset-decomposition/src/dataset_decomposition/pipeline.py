@@ -23,6 +23,13 @@ from dataset_decomposition.settings import Settings, count_partitions
 from tenfold import atomic
 from tenfold.jobs import run_jobs
 
+_HINTS = {
+    "invalid_json": "JSON Lines holds one object a line, not an array of them",
+    "missing_text": "--text_key names the field of the text",
+    "not_string": "--text_key names the field of the text",
+}
+"""What a kind of unusable documents often comes from."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -67,12 +74,12 @@ class Pipeline:
         remove_work(self.out)
         return info
 
-    def _write_heldout(self) -> Accounting:
+    def _write_heldout(self) -> dict[str, Any]:
         task = HeldoutTask(self.heldout, self.settings)
         result = self._run_jobs(write_heldout, {"heldout": task}, "heldout")["heldout"]
         account = Accounting.from_json(result)
         check_bad(account, self.max_bad, what="held-out documents")
-        return account
+        return {**_public(account), "files": result["files"]}
 
     def _map(self) -> tuple[Accounting, int, int]:
         settings = self.settings
@@ -122,16 +129,19 @@ def check_bad(account: Accounting, max_bad: float, *, what: str) -> None:
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(account.bad.items()))
     share = account.num_bad / account.documents
     text = (
-        f"{account.num_bad:,} of {account.documents:,} {what} ({share:.2%}) cannot be used: "
-        f"{kinds}; first {account.bad_places[0]}"
+        f"{account.num_bad:,} of {account.documents:,} {what} ({share:.2%}) cannot be used: {kinds}"
     )
     if share > max_bad:
-        raise ValueError(f"{text}; --max_bad allows {max_bad:.2%}: mend the input or raise it")
-    _log.warning("%s; %s", text, "; ".join(account.bad_places[1:]))
+        hints = "".join(f" ({_HINTS[kind]})" for kind in sorted(account.bad) if kind in _HINTS)
+        raise ValueError(
+            f"{text}; first {account.bad_places[0]}; --max_bad allows {max_bad:.2%}: mend the "
+            f"input or raise it{hints}"
+        )
+    _log.warning("%s; first %s", text, "; ".join(account.bad_places))
 
 
 def _nothing_kept(account: Accounting, settings: Settings) -> str:
-    if settings.method == "concat":
+    if settings.method != "dd":
         row = (1 << settings.rule.max_bucket) + 1
         return f"all {account.tokens_in:,} tokens do not fill one row of {row}; lower --max_bucket"
     row = (1 << settings.rule.lowest_bucket) + 1
@@ -146,7 +156,7 @@ def _describe(
     sources: tuple[Source, ...],
     account: Accounting,
     shards: Mapping[int, list[Shard]],
-    heldout: Accounting | None,
+    heldout: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     is_dd = settings.method == "dd"
     rule = settings.rule
@@ -166,15 +176,23 @@ def _describe(
         "eot_id": settings.eot_id,
         "dtype": settings.dtype.name,
         "inputs": _describe_inputs(sources),
-        "buckets": {str(bucket): _describe_bucket(listed) for bucket, listed in shards.items()},
-        "heldout": None if heldout is None else _public(heldout),
+        "buckets": {
+            str(bucket): {
+                **_describe_bucket(listed),
+                "targets": account.targets[bucket],
+                "documents": settings.has_documents(bucket),
+            }
+            for bucket, listed in shards.items()
+        },
+        "heldout": heldout,
+        "packing": account.to_json()["packing"],
         **_public(account),
     }
 
 
 def _public(account: Accounting) -> dict[str, Any]:
-    """Return the counts without file names, which belong to one machine."""
-    hidden = ("bad_places", "sequences")
+    """Return the counts without file names, which belong to one machine, and without packing."""
+    hidden = ("bad_places", "sequences", "targets", "packing")
     return {key: value for key, value in account.to_json().items() if key not in hidden}
 
 

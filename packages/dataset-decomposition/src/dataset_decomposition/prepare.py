@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from dataset_decomposition.claim import TOKENIZER, claim, describe_sources, remove_work
+from dataset_decomposition.claim import TOKENIZER, claim, describe_sources, destination, remove_work
 from dataset_decomposition.decompose import CutRule, Mode, Overflow, Tail
 from dataset_decomposition.inputs import Source, find_sources
 from dataset_decomposition.manifest import Format
@@ -61,33 +61,36 @@ def prepare(
         out: Folder to write; new, empty, or begun with the same options.
         tokenizer: `bytes`, `bpe` (trained on the input, see vocab_size), a `tokenizer.json`, or a
             transformers folder (needs the extra `transformers`).
-        method: `dd` cuts each document on its own; `concat` is the baseline that glues all
-            documents and cuts every 2^max_bucket tokens.
-        min_bucket: Exponent of the shortest length; `concat` has one length only.
+        method: `dd` cuts each document on its own. The baselines fill rows of 2^max_bucket:
+            `concat` glues all documents and cuts, `concat_docmask` stores with it which document a
+            token belongs to, for a document mask, and `bestfit` packs whole documents, masked too.
+        min_bucket: Exponent of the shortest length; the baselines have one length only.
         max_bucket: Exponent of the longest length.
         mode: `disjoint` as the official code: rows share no token. `overlap1`: a document's next
             row starts with the last token of the row before, so that no target is lost.
         overflow: For what is longer than the longest bucket: `greedy`, the paper's rule, takes the
             longest; `random`, the default of the official code, draws bucket k with odds
             2^(max_bucket - k).
-        tail: For what is shorter than the shortest bucket: `drop`, counted, or `keep-small`, which
-            writes buckets down to 2^0.
+        tail: For what is shorter than the shortest bucket: `drop`, counted; `keep-small`, which
+            writes buckets down to 2^0; or `pack`, which packs it with that of other documents into
+            rows of the shortest bucket, trained with a document mask: no target is lost.
         heldout: Inputs to store whole, for evaluation document by document.
         text_key: Field (JSON Lines) or column (Parquet) of the text.
         seed: Keys every random choice.
         workers: Number of worker processes.
         ray_address: Run on Ray instead: `local` or a cluster's address.
-        format: `packed` arrays, or `openlm`, the official one-row text samples.
+        format: `packed` arrays, or `openlm`, the official one-row text samples, without masks.
         max_bad: Largest share of documents that may be unusable (unreadable, without text, empty).
         overwrite: Remove what an earlier preparation made in `out` and begin anew.
-        vocab_size: Size of the vocabulary of tokenizer `bpe`, end of text included.
+        vocab_size: Size of the vocabulary of tokenizer `bpe`, end of text included; a small input
+            may give fewer ids, and `dataset.json` says how many.
 
     Raises:
         ValueError: An option is impossible, an input matches nothing, `out` belongs to something
             else, or too many documents are unusable.
     """
     rule = CutRule(
-        min_bucket=max_bucket if method == "concat" else min_bucket,
+        min_bucket=min_bucket if method == "dd" else max_bucket,
         max_bucket=max_bucket,
         mode=mode,
         overflow=overflow,
@@ -95,11 +98,16 @@ def prepare(
     )
     _check_choice("method", method, get_args(Method))
     _check_choice("format", format, get_args(Format))
+    masked = tail == "pack" if method == "dd" else method != "concat"
+    if format == "openlm" and masked:
+        needs = f"tail {tail}" if method == "dd" else f"method {method}"
+        raise ValueError(f"{needs} stores document numbers, which format openlm cannot; use packed")
     _check_options(tokenizer, vocab_size, max_bad=max_bad, workers=workers)
-    out = Path(out).expanduser().absolute()
+    out = destination(Path(out))
     inputs = _find_inputs(input, heldout or [], out)
-    for first in [source for source in inputs.train if source.kind == "parquet"][:1]:
-        check_text_column(first, text_key=text_key)
+    for source in (*inputs.train, *inputs.heldout):
+        if source.kind == "parquet":
+            check_text_column(source, text_key=text_key)
     options = {
         "method": method,
         **asdict(rule),
@@ -220,7 +228,15 @@ def _train_bpe(
         _log.info("training a byte-level BPE of %d ids", size)
         texts = _sample_texts(sources, text_key=text_key, seed=seed)
         train_bpe(texts, path, vocab_size=size)
-    return TokenizerSpec(f"bpe-{size}", str(path))
+    found = TokenizerSpec("bpe", str(path)).load().vocab_size
+    if found < size:
+        _log.warning(
+            "the trained BPE has %d ids, fewer than --vocab_size %d: the input has no more pairs "
+            "to merge",
+            found,
+            size,
+        )
+    return TokenizerSpec(f"bpe-{found}", str(path))
 
 
 def _sample_texts(sources: Sequence[Source], *, text_key: str, seed: int) -> Iterator[str]:

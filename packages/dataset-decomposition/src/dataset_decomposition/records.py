@@ -1,7 +1,9 @@
 """Rows of tokens in shards, and the prepared data set that they make up.
 
 A packed sample is `tok.npy`, uint16 or uint32 `[rows, 2^bucket + 1]`: one tar header for some
-65,536 tokens. The official form is one row per sample, `txt`, a printed list.
+65,536 tokens. Where a row may hold several documents, for a document mask, `doc.npy` numbers them
+from 0 in each row, int16 or int32 of the same shape, -1 for padding. The official form is one row
+per sample, `txt`, a printed list.
 """
 
 import json
@@ -15,13 +17,20 @@ from numpy.typing import NDArray
 
 from dataset_decomposition.bucket_reader import BucketReader
 from dataset_decomposition.heldout import Heldout, read_heldout
-from dataset_decomposition.manifest import EXTENSIONS, Format, Shard, bucket_folders
+from dataset_decomposition.manifest import (
+    DOCUMENTS_EXTENSION,
+    EXTENSIONS,
+    Format,
+    Shard,
+    bucket_folders,
+)
 from tenfold.shards import write_shard
 
 __all__ = [
     "BucketReader",
     "Dataset",
     "Heldout",
+    "has_documents",
     "open_dataset",
     "read_info",
     "shard_name",
@@ -38,7 +47,13 @@ def shard_name(number: int) -> str:
 
 
 def write_rows(
-    path: Path, rows: NDArray[Any], *, number: int, rows_per_record: int, format: Format
+    path: Path,
+    rows: NDArray[Any],
+    *,
+    number: int,
+    rows_per_record: int,
+    format: Format,
+    documents: NDArray[Any] | None = None,
 ) -> Shard:
     """Write one shard.
 
@@ -48,8 +63,9 @@ def write_rows(
         number: The shard's number in its bucket; sample keys begin with it.
         rows_per_record: Rows of one sample.
         format: `packed` or `openlm`.
+        documents: Document numbers shaped as `rows`, for `packed` only.
     """
-    entry = write_shard(path, _samples(rows, number, rows_per_record, format))
+    entry = write_shard(path, _samples(rows, documents, number, rows_per_record, format))
     return Shard(
         shard=path.stem,
         format=format,
@@ -63,17 +79,25 @@ def write_rows(
 
 
 def _samples(
-    rows: NDArray[Any], number: int, rows_per_record: int, format: Format
+    rows: NDArray[Any],
+    documents: NDArray[Any] | None,
+    number: int,
+    rows_per_record: int,
+    format: Format,
 ) -> Iterator[dict[str, Any]]:
     for record, start in enumerate(range(0, len(rows), rows_per_record)):
-        key = {"__key__": f"{number:07d}{record:05d}"}
-        block = rows[start : start + rows_per_record]
+        sample: dict[str, Any] = {"__key__": f"{number:07d}{record:05d}"}
+        block = slice(start, start + rows_per_record)
         if format == "packed":
-            yield {**key, EXTENSIONS[format]: np.ascontiguousarray(block)}
+            sample[EXTENSIONS[format]] = np.ascontiguousarray(rows[block])
+            if documents is not None:
+                sample[DOCUMENTS_EXTENSION] = np.ascontiguousarray(documents[block])
         else:
+            assert documents is None, "the official form has no place for document numbers"
             # Ids throughout: where the official writer prints the string "<|endoftext|>", the
             # official reader takes any string for id 0.
-            yield {**key, EXTENSIONS[format]: str(block[0].tolist())}
+            sample[EXTENSIONS[format]] = str(rows[start].tolist())
+        yield sample
 
 
 @dataclass(frozen=True)
@@ -120,7 +144,13 @@ def open_dataset(path: Path, *, eot_id: int | None = None) -> Dataset:
             raise ValueError(f"{path / DATASET} says eot_id {info['eot_id']}, got eot_id={eot_id}")
         dtype = np.dtype(info["dtype"])
         readers = {
-            k: BucketReader(f, eot_id=info["eot_id"], dtype=dtype) for k, f in folders.items()
+            k: BucketReader(
+                folder,
+                eot_id=info["eot_id"],
+                dtype=dtype,
+                has_documents=has_documents(info, k),
+            )
+            for k, folder in folders.items()
         }
         _check_counts(path, info, readers)
         shortest = info["min_bucket"]
@@ -157,6 +187,11 @@ def read_info(path: Path) -> dict[str, Any]:
     if schema != SCHEMA:
         raise ValueError(f"{path / DATASET} has schema {schema}, expected {SCHEMA}; prepare anew")
     return info
+
+
+def has_documents(info: Mapping[str, Any], bucket: int) -> bool:
+    """Whether the rows of a bucket come with document numbers, by `dataset.json`."""
+    return bool(info["buckets"].get(str(bucket), {}).get("documents", False))
 
 
 def _check_counts(path: Path, info: Mapping[str, Any], readers: Mapping[int, BucketReader]) -> None:

@@ -16,7 +16,7 @@ from dataset_decomposition.manifest import bucket_folder
 from dataset_decomposition.randomness import permutation, stream_key
 from dataset_decomposition.records import shard_name, write_rows
 from dataset_decomposition.settings import Settings
-from dataset_decomposition.spill import partition_sizes, read_partition
+from dataset_decomposition.spill import partition_sizes, read_documents, read_partition
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,18 @@ def shuffle_partition(task: ReduceTask, folder: Path) -> list[dict[str, Any]]:
     folders = _spill_folders(task.spills, task.num_spills)
     rows = read_partition(folders, bucket, task.partition, settings.dtype)
     assert len(rows) == task.num_rows, f"{len(rows)} rows were spilled, {task.num_rows} counted"
+    documents = None
+    if settings.has_documents(bucket):
+        documents = read_documents(folders, bucket, task.partition)
     order = permutation(stream_key(settings.seed, "shuffle", bucket, task.partition), len(rows))
     size = settings.rows_per_shard(bucket)
     lines: list[dict[str, Any]] = []
     for number, start in enumerate(range(0, len(rows), size), start=task.first_shard):
+        chosen = order[start : start + size]
         shard = write_rows(
             folder / bucket_folder(bucket) / f"{shard_name(number)}.tar",
-            rows[order[start : start + size]],
+            rows[chosen],
+            documents=None if documents is None else documents[chosen],
             number=number,
             rows_per_record=settings.rows_per_record(bucket),
             format=settings.format,

@@ -12,7 +12,8 @@ from dataset_decomposition.inputs import COMPRESSIONS, Source
 from dataset_decomposition.manifest import Format
 from dataset_decomposition.tokenizer import Tokenizer, TokenizerSpec, token_dtype
 
-Method = Literal["dd", "concat"]
+Method = Literal["dd", "concat", "concat_docmask", "bestfit"]
+"""`dd` is the paper's, the others are the baselines it compares with."""
 
 MAX_PARTITIONS = 1 << 16
 OPENLM_SHARD_ROWS = 1 << 16
@@ -31,6 +32,7 @@ class Layout:
         partition_bytes: Wanted size of what one reduce job shuffles in memory.
         task_bytes: Small input files are grouped up to this size.
         buffer_bytes: Rows that a map job holds back before it spills them.
+        pack_tokens: Tokens that a map job collects before it packs them into rows.
     """
 
     record_tokens: int = 1 << 16
@@ -38,6 +40,7 @@ class Layout:
     partition_bytes: int = 1 << 28
     task_bytes: int = 1 << 26
     buffer_bytes: int = 1 << 26
+    pack_tokens: int = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class Settings:
     """How documents become rows and rows become shards; travels to every job.
 
     Attributes:
-        method: `dd` cuts each document, `concat` glues all and cuts at the longest bucket.
+        method: `dd` cuts each document; the baselines fill rows of the longest bucket.
         rule: How documents are cut.
         text_key: Field or column of the text.
         seed: Keys every random choice.
@@ -76,9 +79,15 @@ class Settings:
     @property
     def buckets(self) -> range:
         """Exponents of all buckets that can receive rows."""
-        if self.method == "concat":
+        if self.method != "dd":
             return range(self.rule.max_bucket, self.rule.max_bucket + 1)
         return range(self.rule.lowest_bucket, self.rule.max_bucket + 1)
+
+    def has_documents(self, bucket: int) -> bool:
+        """Whether the rows of a bucket are stored with document numbers, for a document mask."""
+        if self.method == "dd":
+            return self.rule.tail == "pack" and bucket == self.rule.min_bucket
+        return self.method != "concat"
 
     def rows_per_record(self, bucket: int) -> int:
         """Return how many rows one sample of a shard holds."""

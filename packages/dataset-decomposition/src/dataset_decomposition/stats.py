@@ -1,6 +1,7 @@
 """What a prepared data set holds: tokens by bucket, average lengths, and where every token went."""
 
 import json as json_library
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,13 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from dataset_decomposition.decompose import bucket_length
-from dataset_decomposition.records import read_info
+from dataset_decomposition.records import DATASET, read_info
 from dataset_decomposition.settings import OPENLM_SHARD_TOKENS
+
+TOKEN_COUNTS = ("in", "kept", "dropped_tail", "dropped_short")
+"""The first is the sum of the others."""
+
+_log = logging.getLogger(__name__)
 
 
 def average_sequence_length(tokens_per_bucket: Mapping[int, float]) -> float:
@@ -61,14 +67,33 @@ def summary(info: Mapping[str, Any]) -> dict[str, Any]:
         "average_sequence_length": average_sequence_length(tokens) if total else None,
         "average_context_length": average_context_length(tokens) if total else None,
         "shares": {str(k): n / total if total else 0.0 for k, n in tokens.items()},
-        "balanced": info["tokens"]["in"]
-        == sum(info["tokens"][key] for key in ("kept", "dropped_tail", "dropped_short")),
+        **_chunk_figures(info),
+        "balanced": info["tokens"]["in"] == sum(info["tokens"][key] for key in TOKEN_COUNTS[1:]),
+    }
+
+
+def _chunk_figures(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how well rows are filled and how much of its own document a token sees.
+
+    A chunk is a run of one document's tokens in a row, its length the targets in it.
+    """
+    if "packing" not in info:
+        return {}
+    packing, buckets = info["packing"], info["buckets"].values()
+    positions = _stored(info)
+    targets = sum(bucket["targets"] for bucket in buckets)
+    return {
+        "fill_rate": 1 - packing["padding"] / positions if positions else None,
+        "average_chunk_length": targets / packing["chunks"] if packing["chunks"] else None,
+        "average_document_context": packing["contexts"] / targets if targets else None,
     }
 
 
 def report(info: Mapping[str, Any]) -> Group:
     """Lay out a data set's figures as tables for a terminal."""
-    return Group(_bucket_table(summary(info)), _document_table(info), _token_table(info))
+    figures = summary(info)
+    tables = [_bucket_table(figures), _document_table(info), _token_table(info)]
+    return Group(*tables, *([_chunk_table(figures)] if "packing" in info else []))
 
 
 def _bucket_table(figures: Mapping[str, Any]) -> Table:
@@ -83,9 +108,14 @@ def _bucket_table(figures: Mapping[str, Any]) -> Table:
     if figures["tokens_to_predict"]:
         table.caption = (
             f"average sequence {figures['average_sequence_length']:.0f}, "
-            f"average context {figures['average_context_length']:.0f} tokens"
+            f"average context {figures['average_context_length']:.0f} tokens; tokens are "
+            f"those to predict, one fewer a row than the {_stored(figures):,} stored"
         )
     return table
+
+
+def _stored(figures: Mapping[str, Any]) -> int:
+    return sum(bucket["stored_tokens"] for bucket in figures["buckets"].values())
 
 
 def _exponent(entry: tuple[str, Any]) -> int:
@@ -115,9 +145,25 @@ def _token_table(info: Mapping[str, Any]) -> Table:
     table.add_column("tokens", justify="right")
     table.add_column("share", justify="right")
     tokens = info["tokens"]
-    for key in ("in", "kept", "dropped_tail", "dropped_short"):
+    for key in TOKEN_COUNTS:
         share = tokens[key] / tokens["in"] if tokens["in"] else 0.0
         table.add_row(key.replace("_", ", "), f"{tokens[key]:,}", f"{share:.2%}")
+    return table
+
+
+def _chunk_table(figures: Mapping[str, Any]) -> Table:
+    table = Table(title="Chunks: one document's tokens in one row")
+    table.add_column("")
+    table.add_column("value", justify="right")
+    packing, usable = figures["packing"], figures["documents"]["usable"]
+    cut = packing["cut_documents"]
+    table.add_row("chunks", f"{packing['chunks']:,}")
+    table.add_row("average length", f"{figures['average_chunk_length'] or 0:.0f}")
+    table.add_row(
+        "average context in the document", f"{figures['average_document_context'] or 0:.0f}"
+    )
+    table.add_row("fill rate of the rows", f"{figures['fill_rate'] or 0:.2%}")
+    table.add_row("documents cut", f"{cut:,} ({cut / usable if usable else 0:.2%})")
     return table
 
 
@@ -129,8 +175,15 @@ def stats(data: Path, *, json: bool = False) -> None:
         json: Print one JSON object instead of tables.
     """
     info = read_info(data)
+    figures = summary(info)
+    if not figures["balanced"]:
+        _log.warning(
+            "%s says tokens that do not add up: %s; verify says what else is wrong",
+            data / DATASET,
+            ", ".join(f"{key} {info['tokens'][key]:,}" for key in TOKEN_COUNTS),
+        )
     if json:
-        text = json_library.dumps(summary(info), indent=2, sort_keys=True)
+        text = json_library.dumps(figures, indent=2, sort_keys=True)
         Console(soft_wrap=True).print(text, markup=False, highlight=False)
     else:
         Console().print(report(info))

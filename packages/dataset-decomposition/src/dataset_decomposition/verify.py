@@ -5,15 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from dataset_decomposition.bucket_reader import BucketReader
-from dataset_decomposition.heldout import read_heldout
-from dataset_decomposition.manifest import bucket_folders, read_manifest
-from dataset_decomposition.records import read_info
+from dataset_decomposition.heldout import FILES, read_heldout
+from dataset_decomposition.manifest import bucket_folders, bucket_of, read_manifest
+from dataset_decomposition.packing import PADDING
+from dataset_decomposition.records import has_documents, read_info
 from tenfold import atomic
 from tenfold.bucketing import BadRecordError
 
+MAY_GO_ON = frozenset({"concat", "openlm"})
+"""Methods whose rows may go on behind an end of text: `concat` glues documents without numbering
+them, and in imported official rows the id may stand in a document's text."""
 _ROWS_AT_ONCE_TOKENS = 1 << 22
 
 
@@ -52,7 +57,8 @@ def _sum_problems(info: Mapping[str, Any]) -> Iterator[str]:
         yield f"documents do not add up: {documents}"
     if documents["usable"] != sum(info["document_lengths_log2"].values()):
         yield "the histogram of document lengths does not add up to the usable documents"
-    stored = sum(bucket["stored_tokens"] for bucket in buckets)
+    positions = sum(bucket["stored_tokens"] for bucket in buckets)
+    stored = positions - info.get("packing", {}).get("padding", 0)
     if info["mode"] == "disjoint" and stored != tokens["kept"]:
         yield f"{stored} tokens are stored in rows, but {tokens['kept']} are said to be kept"
 
@@ -89,28 +95,55 @@ def _bucket_problems(
 
 def _token_problems(folder: Path, info: Mapping[str, Any]) -> Iterator[str]:
     eot_id, vocab_size = info["eot_id"], info["vocab_size"]
+    key = str(bucket_of(folder))
     try:
-        reader = BucketReader(folder, eot_id=eot_id, dtype=np.dtype(info["dtype"]))
+        reader = BucketReader(
+            folder,
+            eot_id=eot_id,
+            dtype=np.dtype(info["dtype"]),
+            has_documents=has_documents(info, bucket_of(folder)),
+        )
         step = max(1, _ROWS_AT_ONCE_TOKENS // reader.seq_len)
+        targets = 0
         for start in range(0, reader.num_rows, step):
-            rows = reader.read(np.arange(start, min(start + step, reader.num_rows)))
+            numbers = np.arange(start, min(start + step, reader.num_rows))
+            rows = reader.read(numbers)
             if (highest := int(rows.max())) >= vocab_size:
                 yield f"{folder} has token {highest}, the vocabulary ends at {vocab_size - 1}"
-            if info["method"] == "dd" and (rows[:, :-1] == eot_id).any():
+            documents = np.zeros_like(rows, dtype=np.int32)
+            if reader.has_documents:
+                documents = reader.read_documents(numbers)
+                if not _well_numbered(documents):
+                    yield f"{folder} has a row whose documents are not numbered 0, 1, ..., padding"
+            inside = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
+            targets += int(inside.sum())
+            may_go_on = info["method"] in MAY_GO_ON
+            if not may_go_on and ((rows[:, :-1] == eot_id) & inside).any():
                 yield f"{folder} has a row that goes on after the end of a document"
+        if reader.has_documents and targets != (stated := info["buckets"][key]["targets"]):
+            yield f"{folder} has {targets} targets, dataset.json says {stated}"
     except BadRecordError as error:
         yield error.reason
     except (ValueError, OSError) as error:
         yield str(error)
 
 
+def _well_numbered(documents: NDArray[Any]) -> bool:
+    """Whether each row counts up from 0 in steps of at most 1 and ends with its padding, if any."""
+    steps = np.diff(documents, axis=1)
+    into_padding = documents[:, 1:] == PADDING
+    counts_up = (steps == 0) | (steps == 1) & (documents[:, :-1] != PADDING)
+    return bool((documents[:, 0] == 0).all() and (counts_up | into_padding).all())
+
+
 def _heldout_problems(data: Path, info: Mapping[str, Any], *, deep: bool) -> Iterator[str]:
+    stated = info["heldout"]
+    yield from _file_problems(data, stated.get("files", {}), deep=deep)
     try:
         heldout = read_heldout(data)
     except (ValueError, OSError) as error:
         yield str(error)
         return
-    stated = info["heldout"]
     found = (heldout.num_documents, len(heldout.tokens))
     if found != (stated["documents"]["usable"], stated["tokens"]["in"]):
         yield f"held-out documents and tokens are {found}, dataset.json says otherwise"
@@ -119,6 +152,21 @@ def _heldout_problems(data: Path, info: Mapping[str, Any], *, deep: bool) -> Ite
         yield "a held-out document does not end with the end-of-text token"
     if deep and len(heldout.tokens) and int(heldout.tokens.max()) >= info["vocab_size"]:
         yield f"held-out documents have tokens beyond the vocabulary of {info['vocab_size']}"
+
+
+def _file_problems(
+    data: Path, stated: Mapping[str, Mapping[str, Any]], *, deep: bool
+) -> Iterator[str]:
+    for name in FILES:
+        path = data / name
+        if name not in stated:
+            yield f"dataset.json has no size and SHA-256 of {name}; prepare anew"
+        elif not path.is_file():
+            yield f"{path} is missing"
+        elif (size := path.stat().st_size) != stated[name]["bytes"]:
+            yield f"{path} has {size} bytes, dataset.json says {stated[name]['bytes']}"
+        elif deep and atomic.sha256_file(path) != stated[name]["sha256"]:
+            yield f"{path} has another SHA-256 than dataset.json says"
 
 
 def verify(data: Path, *, deep: bool = False) -> None:

@@ -89,9 +89,17 @@ def _as_option(name: str, values: list[str], hint: Any) -> str:
         return f"--{name}={values[0] if values else 'true'}"
     if not values:
         return f"--{name}"
-    as_list = _is_list(hint) and not values[0].startswith("[")
-    return f"--{name}={json.dumps(values) if as_list else values[0]}"
+    if _is_list(hint) and not values[0].startswith("["):
+        numbers = {int, float} & set(get_args(_list_of(hint)))
+        return f"--{name}=[{','.join(values if numbers else map(json.dumps, values))}]"
+    return f"--{name}={values[0]}"
 
 
 def _is_list(hint: Any) -> bool:
-    return get_origin(hint) is list or any(get_origin(part) is list for part in get_args(hint))
+    return _list_of(hint) is not None
+
+
+def _list_of(hint: Any) -> Any | None:
+    """Return `list[...]` itself or from a union such as `list[...] | None`."""
+    parts = (hint, *get_args(hint))
+    return next((part for part in parts if get_origin(part) is list), None)

@@ -15,7 +15,7 @@ from tenfold.jobs.backends import Outcomes, WorkerDiedError, in_pool, in_process
 from tenfold.jobs.marks import canonical, fingerprint
 from tenfold.jobs.progress import JobProgress
 from tenfold.jobs.store import JobError, JobStore
-from tenfold.jobs.work import Call, Done, Outcome
+from tenfold.jobs.work import Call, Done, Failed, Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -74,17 +74,17 @@ def run_jobs(
     _check(function, tasks, workers=workers, ray_address=ray_address, title=title)
     fingerprints = {key: fingerprint(task, f"task {key!r}") for key, task in tasks.items()}
     store = JobStore(Path(out).resolve(), title, canonical(settings, "settings"))
-    failures: dict[str, str] = {}
+    failures: dict[str, Failed] = {}
     with store.locked(), _signals_interrupt(), JobProgress(title, len(tasks)) as progress:
         store.keep_only_unchanged(fingerprints)
         calls = _unfinished_calls(tasks, store, progress)
         with closing(_start(function, calls, workers, ray_address)) as outcomes:
             try:
                 for call, outcome in outcomes:
-                    reason = _settle(store, call, outcome, fingerprints[call.key])
-                    if reason is not None:
-                        failures[call.key] = reason
-                    progress.step(failed=reason is not None)
+                    failed = _settle(store, call, outcome, fingerprints[call.key])
+                    if failed is not None:
+                        failures[call.key] = failed
+                    progress.step(failed=failed is not None)
             except WorkerDiedError as error:
                 raise _died(store, tasks) from error
     if failures:
@@ -144,27 +144,31 @@ def _unfinished_calls(
             yield Call(key, task, store.new_work_folder())
 
 
-def _settle(store: JobStore, call: Call, outcome: Outcome, task: str) -> str | None:
+def _settle(store: JobStore, call: Call, outcome: Outcome, task: str) -> Failed | None:
     """Publish a job or return why it failed; stop everything when `out` cannot be written."""
+    failed: Failed
     try:
         if isinstance(outcome, Done):
             store.publish(call, outcome, task)
             return None
         if outcome.storage_full:
             raise OSError(outcome.reason)
-        reason = outcome.reason
-        logger.error("%s: %s failed\n%s", store.title, call.key, outcome.traceback or reason)
+        failed = outcome
+        # The error at the end repeats what was explained; a traceback would only bury it.
+        level = logging.DEBUG if failed.explained else logging.ERROR
+        details = failed.traceback or failed.reason
+        logger.log(level, "%s: %s failed\n%s", store.title, call.key, details)
     except OSError as error:
         raise JobError(
             f"job {call.key!r} could not write below {store.out} ({error}): "
             "make room or allow writing, then run again; finished jobs stay"
         ) from error
     except ValueError as error:
-        reason = str(error)
-        logger.error("%s: %s failed: %s", store.title, call.key, reason)
+        failed = Failed(str(error))
+        logger.error("%s: %s failed: %s", store.title, call.key, failed.reason)
     finally:
         store.remove_work_folder(call.folder)
-    return reason
+    return failed
 
 
 def _died(store: JobStore, tasks: Mapping[str, Any]) -> JobError:
@@ -175,11 +179,13 @@ def _died(store: JobStore, tasks: Mapping[str, Any]) -> JobError:
     )
 
 
-def _failed(failures: Mapping[str, str], title: str, total: int) -> JobError:
-    reasons = [f"{key} ({reason})" for key, reason in failures.items()]
+def _failed(failures: Mapping[str, Failed], title: str, total: int) -> JobError:
+    reasons = [f"{key} ({failed.reason})" for key, failed in failures.items()]
+    explained = all(failed.explained for failed in failures.values())
+    remedy = "mend that, then run again" if explained else "run again"
     return JobError(
         f"{len(failures)} of {total} jobs of {title!r} failed: {_some(reasons)}; "
-        "run again to redo only these"
+        f"{remedy} to redo only these"
     )
 
 

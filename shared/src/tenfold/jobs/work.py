@@ -34,11 +34,19 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A job that raised; `storage_full` says that every other job would fail as well."""
+    """A job that raised.
+
+    Attributes:
+        reason: One line.
+        traceback: For whoever looks for a mistake in the program.
+        storage_full: Every other job would fail as well.
+        explained: By a `ValueError`, which is a word to the user: its line says all.
+    """
 
     reason: str
     traceback: str = ""
     storage_full: bool = False
+    explained: bool = False
 
 
 Outcome = Done | Failed
@@ -52,8 +60,14 @@ def perform(function: Callable[[Any, Path], object], call: Call) -> Outcome:
         return Done(_seal(call.folder), result)
     except (Exception, SystemExit) as error:
         full = isinstance(error, OSError) and error.errno in STORAGE_FULL
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return Failed(reason, traceback.format_exc(), storage_full=full)
+        explained = isinstance(error, ValueError) and bool(str(error).strip())
+        said = str(error) if explained else f"{type(error).__name__}: {error}"
+        return Failed(
+            " ".join(said.split()),
+            traceback.format_exc(),
+            storage_full=full,
+            explained=explained,
+        )
 
 
 def _seal(folder: Path) -> dict[str, FileRecord]:
