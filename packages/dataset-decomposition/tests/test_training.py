@@ -1,5 +1,6 @@
 """Training through the command line: recipes, resume after both signals, checkpoints."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from dataset_decomposition.cli import APP
+from dataset_decomposition.config import ModelConfig
 from dataset_decomposition.data import DecompositionData
 from dataset_decomposition.module import DecompositionModule, load_decoder
 from tenfold import checkpoints
@@ -88,6 +90,12 @@ def test_a_checkpoint_holds_all_that_its_model_needs(folder: Path) -> None:
     words = ["--config=run/config.yaml", "--ckpt_path=run", "--out=p"]
     assert APP.main(["predict", *words]) == 0
     predicted = checkpoints.load_weights(Path("p"))
+    assert APP.main(["validate", "--ckpt_path=run", "--out=metrics.json"]) == 0
+    metrics = json.loads(Path("metrics.json").read_text())
+    nll, targets = predicted["nll"], predicted["targets"]
+    assert metrics["val/nll_per_token"] == pytest.approx(float(nll.sum() / targets.sum()), rel=1e-5)
+    assert metrics["val/nll_per_document"] == pytest.approx(float((nll / targets).mean()), rel=1e-5)
+    assert metrics["val/nll_per_token"] != metrics["val/nll_per_document"]
     data = DecompositionData(Path("data"))
     data.setup("predict")
     for place, number in enumerate(predicted["document"].tolist()):
@@ -171,6 +179,13 @@ def test_a_mistake_is_one_line(
     assert fit("run", *words) == 2
     (line,) = [t for t in capsys.readouterr().err.splitlines() if t.startswith("error: ")]
     assert message in line
+
+
+def test_a_diverged_document_spoils_both_means() -> None:
+    module = DecompositionModule(ModelConfig(vocab_size=257, dim=16, layers=1, heads=2))
+    for metric in (module.nll_per_token, module.nll_per_document):
+        metric.update(torch.tensor([1.0, torch.nan]), torch.tensor([5, 3]))
+        assert metric.compute() == torch.inf
 
 
 @pytest.mark.parametrize("path", sorted(APP.recipes_dir().rglob("*.yaml")), ids=lambda p: p.stem)

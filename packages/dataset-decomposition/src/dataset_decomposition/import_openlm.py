@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from dataset_decomposition.accounting import Accounting, total
-from dataset_decomposition.claim import claim, remove_work
+from dataset_decomposition.claim import claim, destination, remove_work
 from dataset_decomposition.import_jobs import ImportTask, convert_shards, plan_import
 from dataset_decomposition.manifest import Shard, bucket_folder, write_manifest
 from dataset_decomposition.official import OfficialBucket, read_official
@@ -68,7 +68,7 @@ def import_openlm(
         raise ValueError(f"eot_id must lie in 0..vocab_size - 1 = {vocab_size - 1}, got {eot_id}")
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    source, out = (Path(path).expanduser().absolute() for path in (source, out))
+    source, out = Path(source).expanduser().absolute(), destination(out)
     official = read_official(source)
     _warn(official)
     options = {"eot_id": eot_id, "vocab_size": vocab_size}

@@ -7,6 +7,7 @@ that micro-batches and ranks add up to exactly the gradient of one large batch, 
 the data weighs the same. Shapes: B rows, L positions.
 """
 
+import math
 from dataclasses import asdict
 from typing import Any, NotRequired, TypedDict
 
@@ -90,9 +91,9 @@ class DecompositionModule(lightning.LightningModule):
         if model.compile:
             allow_many_graphs()
             self.decoder.compile(dynamic=False)
-        # A diverged document must spoil the mean, not leave it.
-        self.nll_per_token = MeanMetric(nan_strategy="disable")
-        self.nll_per_document = MeanMetric(nan_strategy="disable")
+        # A diverged document must spoil the mean, not leave it; "disable" would forget the weights.
+        self.nll_per_token = MeanMetric(nan_strategy=math.inf)
+        self.nll_per_document = MeanMetric(nan_strategy=math.inf)
 
     def setup(self, stage: str) -> None:
         """Check that every token id of the data has a row in the embedding.
