@@ -222,6 +222,8 @@ def _die_before(step: int) -> None:
 
 
 if __name__ == "__main__":
+    # A background shell starts its children with SIGINT ignored, and jobs leave it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.argv[1] == "every-step":
         die_at_every_step(Path(sys.argv[2]))
     else:
