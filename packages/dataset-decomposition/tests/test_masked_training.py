@@ -137,9 +137,9 @@ def test_each_bucket_logs_its_own_loss() -> None:
     module = module_of("decoder")
     for length in (8, 16):
         module.training_step({"tokens": tokens()[:, : length + 1].repeat(1, 2), "keys": []}, 0)
-    assert {n for n in module.logged if n.startswith("train/loss_d_")} == {"train/loss_d_4"}
+    assert {n for n in module.logged if n.startswith("train/nll_d_")} == {"train/nll_d_4"}
     module.training_step({"tokens": tokens()[:, :9], "keys": []}, 0)
-    assert module.logged["train/loss_d_3"] == module.logged["train/loss_nll"]
+    assert module.logged["train/nll_d_3"] == module.logged["train/loss_nll"]
 
 
 def test_a_compiled_decoder_takes_new_masks_without_compiling_again() -> None:

@@ -133,8 +133,8 @@ def test_llama_and_chunked_loss_train_on_packed_rows(folder: Path) -> None:
     words += [*MASKED["packed tail"], "--trainer.log_every_n_steps=1"]
     assert fit("run", *words) == 0
     rows = read_metrics(Path("run/metrics.csv"))
-    names = {name for row in rows for name in row if name.startswith("train/loss_d_")}
-    assert names == {f"train/loss_d_{k}" for k in range(3, 7)}
+    names = {name for row in rows for name in row if name.startswith("train/nll_d_")}
+    assert names == {f"train/nll_d_{k}" for k in range(3, 7)}
     losses = [row["val/nll_per_token"] for row in rows if "val/nll_per_token" in row]
     assert losses[-1] < losses[0]
 

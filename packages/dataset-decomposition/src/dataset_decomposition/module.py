@@ -127,7 +127,7 @@ class DecompositionModule(lightning.LightningModule):
         self.log("train/loss_nll", nll, batch_size=rows)
         self.log("train/loss_z", z, batch_size=rows)
         # Lightning logs the last value of each: the newest loss of every bucket.
-        self.log(f"train/loss_d_{length.bit_length() - 1}", nll, batch_size=rows)
+        self.log(f"train/nll_d_{length.bit_length() - 1}", nll, batch_size=rows)
         self.log("train/sequence_length", float(length), batch_size=rows)
         return loss
 

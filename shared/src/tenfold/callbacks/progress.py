@@ -178,15 +178,28 @@ class ProgressLines(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Log step, loss terms, throughput, metrics of the progress bar and remaining time."""
+        """Log step, loss terms, throughput and remaining time."""
         step = trainer.global_step
         if not self.interval.passed(step) or not trainer.is_global_zero:
             return
         per_step = (time.perf_counter() - self._began) / max(step - self._first_step, 1)
-        metrics = "  ".join(f"{name} {value:.4g}" for name, value in shown_metrics(trainer).items())
         left = f"{max(trainer.max_steps - step, 0) * per_step:.0f} s left"
-        shown = {"file_only": trainer.progress_bar_callback is not None}
-        log.info("step %d/%d  %s  %s", step, trainer.max_steps, metrics, left, extra=shown)
+        shown = {n: v for n, v in shown_metrics(trainer).items() if not n.startswith("val/")}
+        self._log(trainer, shown, left)
+
+    def on_validation_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Log the validation metrics of a training."""
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        metrics = trainer.callback_metrics.items()
+        self._log(trainer, {n: float(v) for n, v in metrics if n.startswith("val/")}, "")
+
+    def _log(self, trainer: lightning.Trainer, values: dict[str, float], left: str) -> None:
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        line = f"step {trainer.global_step}/{trainer.max_steps}  {metrics}  {left}".rstrip()
+        log.info("%s", line, extra={"file_only": trainer.progress_bar_callback is not None})
 
 
 def shown_metrics(trainer: lightning.Trainer) -> dict[str, float]:
