@@ -80,7 +80,7 @@ def _claim(result: Result) -> str:
         f"**Claim:** {result.claim} ({result.paper})",
         "",
         f"At scale `{result.scale}` it {verdict}, margin {result.margin:.4g}.",
-        f"`{result.command}` at commit `{result.commit}`, seeds {seeds}, {result.machine}.",
+        f"`{result.command}` at commit `{result.commit}`, seeds {seeds}, on {result.machine}.",
         "",
         "| arm | metric | mean | spread | per seed |",
         "|---|---|---:|---:|---|",
