@@ -66,7 +66,7 @@ def test_a_result_is_rendered_everywhere(root: Path) -> None:
 **Claim:** Short first beats long first (arXiv 1234.56789, table 2)
 
 At scale `tiny` it holds, margin 1.5.
-`uv run left reproduce --scale tiny` at commit `abc1234`, seeds 0, 1, 2 CPU cores.
+`uv run left reproduce --scale tiny` at commit `abc1234`, seeds 0, 1, on 2 CPU cores.
 
 | arm | metric | mean | spread | per seed |
 |---|---|---:|---:|---|
