@@ -22,7 +22,9 @@ HEADINGS = [
     "Deviations and known gaps",
     "Cite",
 ]
-_FENCE = re.compile(r"^```(?:bash|sh|shell|console)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SHELLS = {"", "bash", "sh", "shell", "console"}
+# Every block, whatever its language: the end of one must not be taken for the start of another.
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,10 @@ def commands(path: Path) -> Iterator[Command]:
     """Yield the commands of a README's shell blocks (a block with a language named is skipped)."""
     text = path.read_text(encoding="utf-8")
     for block in _FENCE.finditer(text):
-        line = text.count("\n", 0, block.start(1)) + 1
-        for logical in re.split(r"(?<!\\)\n", block[1]):
+        if block[1] not in SHELLS:
+            continue
+        line = text.count("\n", 0, block.start(2)) + 1
+        for logical in re.split(r"(?<!\\)\n", block[2]):
             for words in _split(logical.replace("\\\n", " ").removeprefix("$ ")):
                 yield Command(path, line, words)
             line += logical.count("\n") + 1
