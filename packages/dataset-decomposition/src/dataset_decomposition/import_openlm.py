@@ -13,7 +13,7 @@ from rich.console import Console
 from dataset_decomposition.accounting import Accounting, total
 from dataset_decomposition.claim import claim, destination, remove_work
 from dataset_decomposition.import_jobs import ImportTask, convert_shards, plan_import
-from dataset_decomposition.manifest import Shard, bucket_folder, write_manifest
+from dataset_decomposition.manifest import Shard, bucket_folder, describe_shards, write_manifest
 from dataset_decomposition.official import OfficialBucket, read_official
 from dataset_decomposition.records import DATASET, SCHEMA
 from dataset_decomposition.settings import Layout
@@ -143,7 +143,11 @@ def _finish(
     info = {
         **_same_for_all(official, account, eot_id=eot_id, vocab_size=vocab_size),
         "buckets": {
-            str(bucket): {**_describe_bucket(listed), "targets": account.targets[bucket]}
+            str(bucket): {
+                **describe_shards(listed),
+                "documents": False,
+                "targets": account.targets[bucket],
+            }
             for bucket, listed in shards.items()
         },
         "imported": {
@@ -177,15 +181,4 @@ def _same_for_all(
         "dtype": token_dtype(vocab_size).name,
         "inputs": {"files": source["shards"], "bytes": source["bytes"]},
         **{name: counts[name] for name in PUBLIC},
-    }
-
-
-def _describe_bucket(shards: list[Shard]) -> dict[str, int | bool]:
-    rows = sum(shard.num_sequences for shard in shards)
-    return {
-        "sequences": rows,
-        "tokens": sum(shard.num_sequences * shard.seq_len for shard in shards),
-        "stored_tokens": sum(shard.num_sequences * (shard.seq_len + 1) for shard in shards),
-        "shards": len(shards),
-        "documents": False,
     }

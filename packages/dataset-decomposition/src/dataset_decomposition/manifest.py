@@ -120,3 +120,13 @@ def _read_line(line: Mapping[str, Any], seq_len: int) -> Shard:
     if shard.seq_len != seq_len:
         raise ValueError(f"seq_len is {shard.seq_len}, expected {seq_len}")
     return shard
+
+
+def describe_shards(shards: list[Shard]) -> dict[str, int]:
+    """Add up what `dataset.json` says of a bucket."""
+    return {
+        "sequences": sum(shard.num_sequences for shard in shards),
+        "tokens": sum(shard.num_sequences * shard.seq_len for shard in shards),
+        "stored_tokens": sum(shard.num_sequences * (shard.seq_len + 1) for shard in shards),
+        "shards": len(shards),
+    }

@@ -15,7 +15,7 @@ from dataset_decomposition.accounting import Accounting, total
 from dataset_decomposition.claim import SPILLS, remove_work
 from dataset_decomposition.heldout import HeldoutTask, write_heldout
 from dataset_decomposition.inputs import Source, group_sources
-from dataset_decomposition.manifest import Shard, bucket_folder, write_manifest
+from dataset_decomposition.manifest import Shard, bucket_folder, describe_shards, write_manifest
 from dataset_decomposition.map_phase import MapTask, map_documents
 from dataset_decomposition.records import DATASET, SCHEMA
 from dataset_decomposition.reduce_phase import plan_reduce, shuffle_partition, spill_name
@@ -178,7 +178,7 @@ def _describe(
         "inputs": _describe_inputs(sources),
         "buckets": {
             str(bucket): {
-                **_describe_bucket(listed),
+                **describe_shards(listed),
                 "targets": account.targets[bucket],
                 "documents": settings.has_documents(bucket),
             }
@@ -198,13 +198,3 @@ def _public(account: Accounting) -> dict[str, Any]:
 
 def _describe_inputs(sources: tuple[Source, ...]) -> dict[str, int]:
     return {"files": len(sources), "bytes": sum(source.size for source in sources)}
-
-
-def _describe_bucket(shards: list[Shard]) -> dict[str, int]:
-    rows = sum(shard.num_sequences for shard in shards)
-    return {
-        "sequences": rows,
-        "tokens": sum(shard.num_sequences * shard.seq_len for shard in shards),
-        "stored_tokens": sum(shard.num_sequences * (shard.seq_len + 1) for shard in shards),
-        "shards": len(shards),
-    }

@@ -33,8 +33,8 @@ from tenfold.cli.run_choice import (
     RUN_OF_RANK_ZERO,
     RunChoice,
     choose_run,
-    is_rank_zero,
     tell_other_ranks,
+    this_rank,
 )
 from tenfold.cli.training import TrainingCLI
 from tenfold.runs import RunFolder, log_to_file
@@ -61,10 +61,10 @@ def fit(cli: TrainingCLI) -> int:
     if choice.checkpoint is not None:
         _check_changes(cli, choice.run.config)
     cli.build()  # a wrong option shows before anything is written
-    is_new = not choice.run.path.exists()
+    is_new = this_rank() == 0 and not choice.run.path.exists()
     choice.run.create()
     tell_other_ranks(choice)
-    handler = log_to_file(choice.run.log_of_rank(0 if is_rank_zero() else _rank()))
+    handler = log_to_file(choice.run.log_of_rank(this_rank()))
     try:
         return _train(cli, choice)
     except Exception as error:
@@ -166,10 +166,6 @@ def _loggers(cli: TrainingCLI, run: RunFolder, checkpoint: Path | None) -> list[
         MetricsFile(run.metrics, resume_step=resume_step),
         *(more if isinstance(more, list) else [more]),
     ]
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
 
 
 def _check_strategy(trainer: lightning.Trainer, checkpoint: Path | None) -> None:

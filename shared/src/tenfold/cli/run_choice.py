@@ -25,9 +25,9 @@ class RunChoice(NamedTuple):
     checkpoint: Path | None
 
 
-def is_rank_zero() -> bool:
-    """Whether this process is rank 0, as launchers and SLURM say."""
-    return getattr(rank_zero_only, "rank", 0) in (0, None)
+def this_rank() -> int:
+    """Return this process's rank, as launchers and SLURM say."""
+    return getattr(rank_zero_only, "rank", None) or 0
 
 
 def choose_run(cli: TrainingCLI) -> RunChoice:
@@ -65,7 +65,7 @@ def _fresh(cli: TrainingCLI) -> RunFolder:
     if cli.config.run_dir is None:
         return new_run(cli.config.runs_dir, cli.recipe_name())
     run = RunFolder(cli.config.run_dir)
-    if run.is_used and is_rank_zero():
+    if run.is_used and this_rank() == 0:
         raise FileExistsError(
             f"run folder {run.path} is not empty: go on with --resume auto or name another"
         )
