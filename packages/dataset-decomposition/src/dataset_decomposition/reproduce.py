@@ -3,11 +3,14 @@
 Each arm sees the same documents, tokens, steps and schedule (spec 7a): concat-and-chunk at the
 longest length and dataset decomposition with the uniform and the Grow-P2 curriculum; at scale
 `small` also the two baselines with a document mask. The time is the process's CPU time of training
-alone; the loss is that of each held-out document scored alone, by position.
+alone, on one thread, since threads that wait for each other count as busy; the loss is that of each
+held-out document scored alone, by position.
 """
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,25 +18,34 @@ from typing import Literal, NamedTuple
 import lightning
 import torch
 
+from dataset_decomposition.bench import make_timer
+from dataset_decomposition.claims import (
+    BASELINE,
+    OURS,
+    Measured,
+    judge_loss,
+    judge_step_time,
+    judge_time,
+)
 from dataset_decomposition.config import LossConfig, ModelConfig
 from dataset_decomposition.data import DecompositionData
 from dataset_decomposition.heldout_loss import heldout_loss
 from dataset_decomposition.module import DecompositionModule
 from dataset_decomposition.scoring import Scorer
 from dataset_decomposition.settings import Method
+from dataset_decomposition.step_timer import measure
 from tenfold.cli.quiet import silence_adverts
+from tenfold.measurements import Measurements
 from tenfold.optim import OptimConfig
-from tenfold.results import Result, Row, save_result, show_result, this_machine
-from tenfold.runs import git_revision
+from tenfold.results import save_result, show_result
 
 log = logging.getLogger(__name__)
 
-LARGEST_RATIO = 0.85
-TIME_CLAIM = "The same tokens train in at most 0.85 of concat-and-chunk's CPU time"
-LOSS_CLAIM = "Held-out documents have a lower loss than after concat-and-chunk of the same tokens"
-TIME, LOSS = "train/cpu_s", "test/nll_per_document"
 DOCUMENTS = "demo:documents/docstrings"
 LONGEST = 11
+TOKENS_PER_STEP = 4096
+MODEL = ModelConfig(vocab_size=1024, dim=96, layers=3, heads=3)
+LENGTHS = tuple(1 << k for k in range(5, LONGEST + 1))
 
 
 class Arm(NamedTuple):
@@ -44,7 +56,6 @@ class Arm(NamedTuple):
     cycles: int = 1
 
 
-BASELINE, OURS = "concat-2048", "DD Grow-P2, 4 cycles"
 ARMS = {
     BASELINE: Arm("concat"),
     "DD uniform": Arm("dd"),
@@ -56,21 +67,14 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """How long each arm trains, and which arms there are."""
+    """How long each arm trains, which arms there are, and how often a step is timed."""
 
     steps: int
     arms: tuple[str, ...]
+    repeats: int
 
 
-SCALES = {"tiny": Scale(60, tuple(ARMS)[:3]), "small": Scale(700, tuple(ARMS))}
-
-
-class Measured(NamedTuple):
-    """CPU seconds of training; loss of held-out documents in nats a token, also by position."""
-
-    seconds: float
-    loss: float
-    by_position: dict[str, float]
+SCALES = {"tiny": Scale(60, tuple(ARMS)[:3], 3), "small": Scale(700, tuple(ARMS), 10)}
 
 
 def reproduce(
@@ -83,10 +87,11 @@ def reproduce(
     """Check time and held-out loss at equal tokens against concat-and-chunk.
 
     Args:
-        scale: `tiny` takes minutes on two CPU cores and is too short to say anything of the loss,
-            which is reported only; `small` takes an hour or more and judges both.
+        scale: `tiny` takes minutes on one CPU core and is too short to say anything of the loss,
+            which is reported only; `small` takes an hour or more and judges everything.
         seeds: Runs of each arm.
-        data: Folder for the prepared documents.
+        data: Folder for the prepared documents and what has been measured: the same command at the
+            same commit goes on where it was interrupted.
         out: Folder of the result files and their plots.
 
     Returns:
@@ -98,21 +103,59 @@ def reproduce(
     if seeds < 1:
         raise ValueError(f"seeds must be >= 1, got {seeds}")
     silence_adverts()
-    steps, arms = SCALES[scale].steps, SCALES[scale].arms
-    runs: dict[str, list[Measured]] = {arm: [] for arm in arms}
-    for seed in range(seeds):
-        for arm in arms:
-            measured = _measure(ARMS[arm], seed=seed, steps=steps, data=data)
-            runs[arm].append(measured)
-            log.info("seed %d, %s: %.0f CPU s, loss %.3f", seed, arm, *measured[:2])
-    timed, scored = _judge_time(runs, scale), _judge_loss(runs, scale)
-    for name, result in (("cpu_time", timed), ("heldout_loss", scored)):
-        save_result(result, out / f"{name}_{scale}.json")
+    size = SCALES[scale]
+    kept = Measurements(data / "measured")
+    runs: dict[str, list[Measured]] = {arm: [] for arm in size.arms}
+    times: list[dict[int, float]] = []
+    with _one_thread():
+        for seed in range(seeds):
+            name = f"{scale}-{size.steps}-seed{seed}"
+            step_ms = kept.get(f"{name}-step-time", lambda: _step_times(size.repeats))
+            times.append({int(length): ms for length, ms in step_ms.items()})
+            for arm in size.arms:
+                numbers = kept.get(
+                    f"{name}-{arm}",
+                    lambda arm=arm, seed=seed: _train(
+                        ARMS[arm], seed=seed, steps=size.steps, data=data
+                    ),
+                )
+                runs[arm].append(_measured(numbers))
+                source = "kept" if was_kept else "measured"
+                log.info(
+                    "seed %d, %s: %.0f CPU s, loss %.3f, %s", seed, arm, *runs[arm][-1][:2], source
+                )
+    notes = f"{size.steps} steps of {TOKENS_PER_STEP:,} tokens, one thread."
+    timed, scored = judge_time(runs, scale, notes), judge_loss(runs, scale, notes)
+    fitted = judge_step_time(times, scale, f"Medians of {size.repeats} steps, one thread.")
+    for file, result in (("cpu_time", timed), ("heldout_loss", scored), ("step_time", fitted)):
+        save_result(result, out / f"{file}_{scale}.json")
         show_result(result)
-    return 0 if timed.holds and (scored.holds or scale == "tiny") else 1
+    judged = (timed, fitted) if scale == "tiny" else (timed, fitted, scored)
+    return 0 if all(result.holds for result in judged) else 1
 
 
-def _measure(arm: Arm, *, seed: int, steps: int, data: Path) -> Measured:
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _step_times(repeats: int) -> dict[str, float]:
+    timer = make_timer(MODEL, LENGTHS, tokens=TOKENS_PER_STEP, device="cpu", precision="fp32")
+    timings = measure(timer, LENGTHS, repeats=repeats)
+    return {str(timing.length): timing.ms for timing in timings}
+
+
+def _measured(numbers: dict[str, float]) -> Measured:
+    bands = {name: value for name, value in numbers.items() if name not in ("seconds", "loss")}
+    return Measured(numbers["seconds"], numbers["loss"], bands)
+
+
+def _train(arm: Arm, *, seed: int, steps: int, data: Path) -> dict[str, float]:
     batches = _data(arm, seed=seed, steps=steps, data=data)
     batches.prepare_data()  # outside of the measured time
     lightning.seed_everything(seed, verbose=False)
@@ -142,13 +185,13 @@ def _measure(arm: Arm, *, seed: int, steps: int, data: Path) -> Measured:
     documents = [heldout.document(n)[:longest] for n in range(heldout.num_documents)]
     loss = heldout_loss(scorer, documents)
     by_position = {band: group.nll_per_token or 0.0 for band, group in loss.by_position.items()}
-    return Measured(seconds, loss.total.nll_per_document or 0.0, by_position)
+    return {"seconds": seconds, "loss": loss.total.nll_per_document or 0.0, **by_position}
 
 
 def _data(arm: Arm, *, seed: int, steps: int, data: Path) -> DecompositionData:
     return DecompositionData(
         data / arm.method,
-        tokens_per_step=4096,
+        tokens_per_step=TOKENS_PER_STEP,
         total_steps=steps,
         curriculum=arm.curriculum,
         cycles=arm.cycles,
@@ -159,7 +202,7 @@ def _data(arm: Arm, *, seed: int, steps: int, data: Path) -> DecompositionData:
             "input": [f"{DOCUMENTS}/train"],
             "heldout": [f"{DOCUMENTS}/heldout"],
             "tokenizer": "bpe",
-            "vocab_size": 1024,
+            "vocab_size": MODEL.vocab_size,
             "method": arm.method,
             "min_bucket": 5,
             "max_bucket": LONGEST,
@@ -171,7 +214,7 @@ def _data(arm: Arm, *, seed: int, steps: int, data: Path) -> DecompositionData:
 
 def _module(steps: int) -> DecompositionModule:
     return DecompositionModule(
-        ModelConfig(vocab_size=1024, dim=96, layers=3, heads=3),
+        MODEL,
         LossConfig(),
         OptimConfig(
             lr=4e-3,
@@ -181,43 +224,4 @@ def _module(steps: int) -> DecompositionModule:
             weight_decay=0.033,
             decay_all=True,
         ),
-    )
-
-
-def _judge_time(runs: dict[str, list[Measured]], scale: str) -> Result:
-    pairs = zip(runs[OURS], runs[BASELINE], strict=True)
-    ratios = [ours.seconds / theirs.seconds for ours, theirs in pairs]
-    rows = [Row.of(arm, TIME, [run.seconds for run in measured]) for arm, measured in runs.items()]
-    rows += [Row.of("Grow-P2 / concat", "ratio/cpu_s", ratios)]
-    paper = "arXiv 2405.13226, table 5 (244 ms against 304 ms a step)"
-    return _result(TIME_CLAIM, paper, scale, rows, margin=LARGEST_RATIO - max(ratios))
-
-
-def _judge_loss(runs: dict[str, list[Measured]], scale: str) -> Result:
-    pairs = zip(runs[OURS], runs[BASELINE], strict=True)
-    margins = [theirs.loss - ours.loss for ours, theirs in pairs]
-    rows = [Row.of(arm, LOSS, [run.loss for run in measured]) for arm, measured in runs.items()]
-    for band in runs[OURS][0].by_position:
-        rows += [
-            Row.of(arm, f"test/nll_position_{band}", [run.by_position[band] for run in measured])
-            for arm, measured in runs.items()
-        ]
-    paper = "arXiv 2405.13226, table 5 (better by 2.9 points at equal tokens)"
-    return _result(LOSS_CLAIM, paper, scale, rows, margin=min(margins))
-
-
-def _result(claim: str, paper: str, scale: str, rows: list[Row], *, margin: float) -> Result:
-    seeds = len(rows[0].per_seed)
-    return Result(
-        claim=claim,
-        paper=paper,
-        scale=scale,
-        command=f"uv run dataset-decomposition reproduce --scale {scale} --seeds {seeds}",
-        commit=git_revision() or "unknown",
-        seeds=tuple(range(seeds)),
-        rows=tuple(rows),
-        margin=margin,
-        holds=margin >= 0,
-        machine=this_machine(),
-        notes=f"The margin is that of the worst seed. {SCALES[scale].steps} steps of 4,096 tokens.",
     )
