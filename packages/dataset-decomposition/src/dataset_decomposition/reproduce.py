@@ -120,10 +120,7 @@ def reproduce(
                     ),
                 )
                 runs[arm].append(_measured(numbers))
-                source = "kept" if was_kept else "measured"
-                log.info(
-                    "seed %d, %s: %.0f CPU s, loss %.3f, %s", seed, arm, *runs[arm][-1][:2], source
-                )
+                log.info("seed %d, %s: %.0f CPU s, loss %.3f", seed, arm, *runs[arm][-1][:2])
     notes = f"{size.steps} steps of {TOKENS_PER_STEP:,} tokens, one thread."
     timed, scored = judge_time(runs, scale, notes), judge_loss(runs, scale, notes)
     fitted = judge_step_time(times, scale, f"Medians of {size.repeats} steps, one thread.")
