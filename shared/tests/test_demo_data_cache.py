@@ -9,7 +9,8 @@ from typing import IO
 
 import pytest
 
-from tenfold.demo_data import cache, keyed, libraries
+from tenfold import keyed
+from tenfold.demo_data import cache, libraries
 from tenfold.demo_data.cache import Recipe
 
 

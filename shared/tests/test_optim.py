@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tenfold.optim import OptimConfig, _adamw, configure, parameter_groups
+from tenfold.optim import OptimConfig, _optimizer, configure, parameter_groups
 
 CONFIG = OptimConfig(lr=0.4, min_lr=0.1, warmup_steps=4, total_steps=20, weight_decay=0.2)
 
@@ -96,6 +96,26 @@ def test_learning_rate_curve():
     cold = dataclasses.replace(CONFIG, warmup_steps=0, min_lr=0.0)
     assert (cold.lr_at(0), cold.lr_at(10)) == (0.4, pytest.approx(0.2))
     assert cold.lr_at(20) == 0
+    warm = dataclasses.replace(CONFIG, warmup_lr=0.2)
+    assert [warm.lr_at(step) for step in range(5)] == pytest.approx([0.25, 0.3, 0.35, 0.4, 0.4])
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_sgd_is_the_textbook_update(nesterov):
+    config = OptimConfig(
+        lr=0.1, total_steps=9, name="sgd", momentum=0.5, nesterov=nesterov, weight_decay=0.25
+    )
+    model = nn.Linear(1, 1, bias=False)
+    weight, velocity = model.weight.item(), 0.0
+    configured = configure(model, config)
+    for step in range(3):
+        model.weight.grad = torch.full_like(model.weight, 2.0)
+        configured["optimizer"].step()
+        configured["lr_scheduler"]["scheduler"].step()
+        gradient = 2.0 + 0.25 * weight
+        velocity = 0.5 * velocity + gradient
+        weight -= config.lr_at(step) * (gradient + 0.5 * velocity if nesterov else velocity)
+    assert model.weight.item() == pytest.approx(weight, rel=1e-5)
 
 
 def test_configure_steps_all_groups_along_the_curve():
@@ -143,7 +163,7 @@ def clipped_step(*, fused: bool) -> torch.Tensor:
     with torch.no_grad():
         model.weight.fill_(1.0)
         model.bias.zero_()
-    optimizer = _adamw(parameter_groups(model, weight_decay=0.1), CONFIG, fused=fused)
+    optimizer = _optimizer(parameter_groups(model, weight_decay=0.1), CONFIG, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     scaler.scale(model(torch.tensor([[3.0, -5.0]])).sum()).backward()
     scaler.unscale_(optimizer)
@@ -155,7 +175,7 @@ def clipped_step(*, fused: bool) -> torch.Tensor:
 def test_fused_update_allows_clipping_under_mixed_precision():
     # A gradient clipped to about eps halves AdamW's step, so that unscaling twice would show.
     torch.testing.assert_close(clipped_step(fused=True), clipped_step(fused=False))
-    optimizer = _adamw(parameter_groups(nn.Linear(2, 1), weight_decay=0.1), CONFIG, fused=True)
+    optimizer = _optimizer(parameter_groups(nn.Linear(2, 1), weight_decay=0.1), CONFIG, fused=True)
     assert optimizer.defaults["fused"] is True
     # What Lightning's mixed-precision plugin asks before it clips.
     assert not getattr(optimizer, "_step_supports_amp_scaling", False)
@@ -174,6 +194,10 @@ def test_fused_update_allows_clipping_under_mixed_precision():
         ("warmup_steps", -1, "optim.warmup_steps must be >= 0, got -1"),
         ("betas", (0.9, 1.0), r"optim.betas must be two values in \[0, 1\), got \(0.9, 1.0\)"),
         ("betas", (0.9,), r"optim.betas must be two values in \[0, 1\), got \(0.9,\)"),
+        ("warmup_lr", 0.5, r"optim.warmup_lr must lie in 0..0.4, got 0.5"),
+        ("name", "lamb", "optim.name must be adamw or sgd, got lamb"),
+        ("momentum", 1.0, r"optim.momentum must lie in \[0, 1\), got 1.0"),
+        ("momentum", 0.0, "optim.momentum must be > 0 with nesterov, got 0.0"),
         ("eps", 0, "optim.eps must be > 0, got 0"),
         ("weight_decay", -0.1, "optim.weight_decay must be >= 0, got -0.1"),
     ],

@@ -1,4 +1,4 @@
-"""AdamW, its parameter groups and its schedule, as `configure_optimizers` returns them.
+"""AdamW or SGD, parameter groups and schedule, as `configure_optimizers` returns them.
 
 Not here: the configuration itself and the curve (`tenfold.optim_config`, free of torch), layer-wise
 learning rates (timm's `param_groups_layer_decay`).
@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from tenfold.optim_config import OptimConfig
@@ -30,7 +30,7 @@ NORMS = (
 
 
 def configure(module: nn.Module, config: OptimConfig) -> "OptimizerLRSchedulerConfig":
-    """Return AdamW and its per-step schedule, ready for `LightningModule.configure_optimizers`.
+    """Return what `LightningModule.configure_optimizers` may return: optimiser and schedule.
 
     The update is fused where all parameters are on CUDA. The schedule reads its length from
     `config`, never from the trainer.
@@ -40,7 +40,7 @@ def configure(module: nn.Module, config: OptimConfig) -> "OptimizerLRSchedulerCo
     """
     groups = parameter_groups(module, weight_decay=config.weight_decay, decay_all=config.decay_all)
     fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
-    optimizer = _adamw(groups, config, fused=fused)
+    optimizer = _optimizer(groups, config, fused=fused)
 
     def factor(step: int) -> float:
         return config.lr_at(step) / config.lr
@@ -52,8 +52,17 @@ def configure(module: nn.Module, config: OptimConfig) -> "OptimizerLRSchedulerCo
     }
 
 
-def _adamw(groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool) -> AdamW:
-    optimizer = AdamW(
+def _optimizer(groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool) -> Optimizer:
+    optimizer = (_sgd if config.name == "sgd" else _adamw)(groups, config, fused=fused)
+    # A fused optimiser announces that it can unscale fp16 gradients itself, and Lightning then
+    # refuses to clip them under any mixed precision, bf16 included. Without the announcement the
+    # scaler unscales first, as for every other optimiser, and clipping works.
+    optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
+    return optimizer
+
+
+def _adamw(groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool) -> Optimizer:
+    return AdamW(
         groups,
         lr=config.lr,
         betas=config.betas,
@@ -61,11 +70,17 @@ def _adamw(groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool) ->
         weight_decay=config.weight_decay,
         fused=fused or None,
     )
-    # A fused optimiser announces that it can unscale fp16 gradients itself, and Lightning then
-    # refuses to clip them under any mixed precision, bf16 included. Without the announcement the
-    # scaler unscales first, as for every other optimiser, and clipping works.
-    optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
-    return optimizer
+
+
+def _sgd(groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool) -> Optimizer:
+    return SGD(
+        groups,
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        fused=fused or None,
+    )
 
 
 def parameter_groups(

@@ -5,20 +5,26 @@ A separate file from `tenfold.optim`, so that a member's `config.py` and its `--
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with linear warm-up and one cosine over the whole run.
+    """AdamW or SGD with linear warm-up and one cosine over the whole run.
 
     Attributes:
         lr: Highest learning rate, reached at the end of the warm-up.
         total_steps: Optimiser steps of the run; the cosine ends there.
         min_lr: Learning rate at the end of the cosine.
         warmup_steps: Steps of the linear warm-up, 0 for none; a run of fewer steps ends in it.
+        warmup_lr: Learning rate that the warm-up starts from.
+        name: `adamw`, or `sgd` with momentum.
         betas: Decay rates of AdamW's two moments.
         eps: AdamW's denominator term.
-        weight_decay: Decoupled weight decay; norms, biases and vectors are exempt.
+        momentum: SGD's momentum.
+        nesterov: Whether SGD looks ahead (needs a momentum).
+        weight_decay: Decoupled from the gradient in AdamW, added to it in SGD; norms, biases and
+            vectors are exempt.
         decay_all: Whether to decay norms, biases and vectors too.
 
     Raises:
@@ -29,8 +35,12 @@ class OptimConfig:
     total_steps: int
     min_lr: float = 0.0
     warmup_steps: int = 0
+    warmup_lr: float = 0.0
+    name: Literal["adamw", "sgd"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
+    momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 0.0
     decay_all: bool = False
 
@@ -40,6 +50,17 @@ class OptimConfig:
         _require(self.total_steps > 0, "total_steps", "must be > 0", self.total_steps)
         _require(0 <= self.min_lr <= self.lr, "min_lr", f"must lie in 0..{self.lr}", self.min_lr)
         _require(self.warmup_steps >= 0, "warmup_steps", "must be >= 0", self.warmup_steps)
+        _require(
+            0 <= self.warmup_lr <= self.lr, "warmup_lr", f"must lie in 0..{self.lr}", self.warmup_lr
+        )
+        _require(self.name in ("adamw", "sgd"), "name", "must be adamw or sgd", self.name)
+        _require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)", self.momentum)
+        _require(
+            self.momentum > 0 or not self.nesterov,
+            "momentum",
+            "must be > 0 with nesterov",
+            self.momentum,
+        )
         _require(
             len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             "betas",
@@ -54,12 +75,14 @@ class OptimConfig:
     def lr_at(self, step: int) -> float:
         """Return the learning rate of optimiser step `step`, counted from 0.
 
-        `lr * (step + 1) / w` during the w warm-up steps, then a half cosine from `lr` at step w to
-        `min_lr` at `total_steps` and after. The off-by-one is that of open_clip's and OpenLM's
-        `cosine_lr`, which the published recipes used: the last warm-up step already has `lr`.
+        A line from `warmup_lr` (before the first step) to `lr` during the w warm-up steps, then a
+        half cosine from `lr` at step w to `min_lr` at `total_steps` and after. The off-by-one is
+        that of open_clip's and OpenLM's `cosine_lr`, which the published recipes used: the last
+        warm-up step already has `lr`.
         """
         if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
+            rise = (step + 1) / self.warmup_steps
+            return self.warmup_lr + (self.lr - self.warmup_lr) * rise
         progress = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
         cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         return self.min_lr + (self.lr - self.min_lr) * cosine

@@ -5,7 +5,8 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cache
 
-from tenfold.demo_data import glyph_faces, keyed, timeline, unicode_tables
+from tenfold import keyed
+from tenfold.demo_data import glyph_faces, timeline, unicode_tables
 
 _HELD_OUT_ONE_IN = 20
 _CASES = {"Lu": "upper", "Ll": "lower", "Lt": "title"}

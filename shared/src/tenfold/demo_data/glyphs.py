@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import features
 
-from tenfold.demo_data import characters, glyph_faces, keyed, photos, timeline
+from tenfold import keyed
+from tenfold.demo_data import characters, glyph_faces, photos, timeline
 from tenfold.demo_data.cache import Recipe, fetch, progress
 from tenfold.demo_data.characters import Character
 from tenfold.demo_data.glyph_faces import FACES, Face, Ink

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tenfold.demo_data import keyed
+from tenfold import keyed
 from tenfold.demo_data.libraries import shipped_file
 
 Pixels = NDArray[np.uint8]

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import features
 
-from tenfold.demo_data import characters, glyph_faces, keyed, photos
+from tenfold import keyed
+from tenfold.demo_data import characters, glyph_faces, photos
 from tenfold.demo_data.cache import Recipe, fetch, progress
 from tenfold.demo_data.glyph_faces import FACES, Ink
 from tenfold.demo_data.glyphs import SIZES, paint
