@@ -61,8 +61,21 @@ def test_generation_ends_before_the_first_stop(decoder: Decoder) -> None:
     ]
     found = lm_eval_adapter.generate_until(scorer, TOKENIZER, requests)
     assert found == [texts[0], texts[1][: texts[1].find(stop)], "", texts[1][:3]]
-    with pytest.raises(ValueError, match="decoding is greedy only, a task asks for"):
-        lm_eval_adapter.generate_until(scorer, TOKENIZER, [("one", {"do_sample": True})])
+
+
+def test_options_of_generation_are_read_as_the_harness_reads_them(decoder: Decoder) -> None:
+    scorer = Scorer(decoder, trained_length=64)
+    options = [
+        {"max_gen_toks": 2, "max_new_tokens": 5, "until": ["", "\0never"]},
+        {"max_new_tokens": 2, "max_gen_toks": None, "until": None},
+        {"max_tokens": 2, "do_sample": False, "temperature": 1.0, "num_beams": 1},
+        {"max_completion_tokens": 2, "temperature": 0.0},
+    ]
+    found = lm_eval_adapter.generate_until(scorer, TOKENIZER, [("one", o) for o in options])
+    assert found == [naive_text(decoder, "one", 2)] * 4
+    for refused in ({"do_sample": True}, {"temperature": 0.5}, {"num_beams": 4}):
+        with pytest.raises(ValueError, match="decoding is greedy only, a task asks for"):
+            lm_eval_adapter.generate_until(scorer, TOKENIZER, [("one", refused)])
 
 
 def test_the_class_hands_requests_on(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +100,8 @@ def test_the_class_hands_requests_on(decoder: Decoder, monkeypatch: pytest.Monke
     assert lm.loglikelihood_rolling([request("text")]) == rolling
     said = lm.generate_until([request("one", {"max_gen_toks": 2})])
     assert said == [naive_text(decoder, "one", 2)]
+    with pytest.raises(ValueError, match="leave out apply_chat_template"):
+        lm.apply_chat_template([{"role": "user", "content": "one"}])
 
 
 def test_a_missing_lm_eval_names_the_extra(

@@ -9,13 +9,14 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
+from dataset_decomposition.documents import BadDocument, TextDocument
 from dataset_decomposition.inputs import (
     Source,
     demo_selection,
     find_sources,
     group_sources,
 )
-from dataset_decomposition.readers import BadDocument, TextDocument, read_documents
+from dataset_decomposition.readers import read_documents
 from tenfold.demo_data import documents as demo_documents
 
 TEXTS = ["one", "zwei \u00e4\u00f6\u00fc", "three\nlines\r\n", "\U0001f600 " * 50, "x" * 3_000_000]
@@ -241,6 +242,7 @@ def test_names_do_not_depend_on_where_the_corpus_lies(tmp_path: Path):
         (["{tmp}/*.jsonl"], r"no input matches .*\*\.jsonl"),
         (["{tmp}/empty"], "holds no files"),
         (["@{tmp}/nested.txt"], "lists do not nest"),
+        (["@{tmp}/documents.txt"], r"documents.txt holds a document, '\{\"text\": \"a\"\}', where"),
         (["demo:photos"], "no such demo data: 'demo:photos'"),
         (["demo:documents/test"], "no such demo data"),
         (["demo:documentsx"], "no such demo data"),
@@ -249,6 +251,7 @@ def test_names_do_not_depend_on_where_the_corpus_lies(tmp_path: Path):
 def test_inputs_that_match_nothing_are_refused(tmp_path: Path, inputs: list[str], message: str):
     (tmp_path / "empty").mkdir()
     (tmp_path / "nested.txt").write_text("@other.txt\n")
+    (tmp_path / "documents.txt").write_text('{"text": "a"}\n')
     with pytest.raises(ValueError, match=message):
         find_sources([item.format(tmp=tmp_path) for item in inputs])
 

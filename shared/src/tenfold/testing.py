@@ -23,7 +23,6 @@ import torch
 import torch.distributed as dist
 
 from tenfold import checkpoints
-from tenfold.callbacks.metrics import read_metrics
 from tenfold.cli import App
 from tenfold.shards import ShardIndex, write_index, write_shard
 
@@ -135,6 +134,9 @@ def _assert_same_values(one: Any, other: Any, name: str) -> None:
 
 def _metrics_after(path: Path, step: int) -> dict[float, dict[str, float]]:
     """Return the metrics by step; a resumed run may log one step in several rows."""
+    # Loads lightning, several seconds, which ranks of `run_ranks` do without.
+    from tenfold.callbacks.metrics import read_metrics
+
     rows: dict[float, dict[str, float]] = {}
     for row in read_metrics(path):
         number = row.pop("step")

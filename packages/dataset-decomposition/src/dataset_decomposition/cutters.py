@@ -23,6 +23,9 @@ from dataset_decomposition.tokenizer import Tokens
 OpenStream = Callable[[], np.random.Philox]
 """Opening a stream costs more than cutting a document, and most documents need none."""
 
+OWNER_BLOCK = 1 << 20
+"""Tokens of a document that are numbered at a time, in eight bytes each; rows keep two or four."""
+
 
 class Cutter(Protocol):
     """Takes a task's documents in order, then `close`."""
@@ -200,12 +203,10 @@ class _Gluer:
     def add(self, tokens: Tokens, open_stream: OpenStream) -> None:
         self._account.cut_documents += self._chunker.crosses(len(tokens))
         rows: NDArray[Any] = self._chunker.push(tokens)
-        owners = self._owners.push(np.full(len(tokens), self._number, dtype=np.int64))
+        documents = self._documents_of_rows(len(tokens))
         self._number += 1
         bits = open_stream() if self._num_partitions > 1 and len(rows) else None
         partitions = _draw_partitions(bits, self._num_partitions, len(rows))
-        # Documents follow one another, so within a row the differences count from 0 without gaps.
-        documents = (owners - owners[:, :1]).astype(document_dtype(self._bucket))
         for row, numbers, partition in zip(rows, documents, partitions, strict=True):
             self._spill.add(
                 self._bucket, row, partition, documents=numbers if self._masked else None
@@ -213,6 +214,14 @@ class _Gluer:
         self._account.sequences[self._bucket] += len(rows)
         if len(rows):
             self._account.add_chunks(self._bucket, run_lengths(documents))
+
+    def _documents_of_rows(self, num_tokens: int) -> NDArray[Any]:
+        """Number the documents in the rows that the next document's tokens complete."""
+        blocks = (min(OWNER_BLOCK, num_tokens - n) for n in range(0, num_tokens, OWNER_BLOCK))
+        owners = (self._owners.push(np.full(n, self._number, dtype=np.int64)) for n in blocks)
+        # Documents follow one another, so within a row the differences count from 0 without gaps.
+        dtype = document_dtype(self._bucket)
+        return np.concatenate([(rows - rows[:, :1]).astype(dtype) for rows in owners])
 
     def close(self) -> None:
         self._account.kept += self._chunker.covered

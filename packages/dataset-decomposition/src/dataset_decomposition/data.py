@@ -2,16 +2,17 @@
 
 Which bucket a step uses and which rows each rank takes is `tenfold.bucketing`'s plan, made from the
 data set's counts and the run's length; the position in it is the trainer's step, so a run resumes
-in mid-cycle with other numbers of ranks, micro-batches or workers.
+in mid-cycle with other numbers of ranks, micro-batches or workers. `run_plan` leaves steps out, and
+makes a new plan where the options have changed.
 """
 
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from dataset_decomposition.heldout_batches import HeldoutBatches
@@ -19,13 +20,12 @@ from dataset_decomposition.mixture import Mixture
 from dataset_decomposition.module import DocumentBatch, TrainBatch
 from dataset_decomposition.plan import build_plan
 from dataset_decomposition.records import BucketReader, open_dataset
-from tenfold.bucketing import (
-    BadRecordError,
-    BucketPlan,
-    BucketStream,
-    Curriculum,
-    assert_lockstep,
-)
+from dataset_decomposition.run_plan import RunPlan, begin_run, go_on, hash_shards, parse_ranges
+from dataset_decomposition.token_reader import TokenReader
+from tenfold.bucketing import BucketPlan, BucketStream, Curriculum, PassPosition, assert_lockstep
+from tenfold.callbacks import NonFiniteError
+
+logger = logging.getLogger(__name__)
 
 
 class DecompositionData(lightning.LightningDataModule):
@@ -45,6 +45,12 @@ class DecompositionData(lightning.LightningDataModule):
         repeat: What to do when the run wants more than a bucket has: an error, or further passes
             in another order.
         seed: Key of schedule and row order.
+        skip_steps: Steps of the plan to leave out, in quotes: `"120:140"` is 120 to 139, `"7"` one
+            step. The others keep their batches and move up, so the run ends that much earlier; its
+            learning rate stays that of the whole. A resumed run may leave out what lies ahead.
+        new_plan_from_step: On resume from the checkpoint of this step, plan the rest of the run
+            anew by the present options, over the rows that are not used yet. Keep it from then on;
+            steps are numbered from it.
         workers: Loader processes.
         heldout_tokens: Longest part of a held-out document that is scored; 0 is the longest bucket.
         prepare: Options of `prepare` by name; the data set is made when it is not there.
@@ -61,6 +67,8 @@ class DecompositionData(lightning.LightningDataModule):
         mixture: Mixture = "equal",
         repeat: Literal["error", "reshuffle"] = "error",
         seed: int = 42,
+        skip_steps: Sequence[str] = (),
+        new_plan_from_step: int | None = None,
         workers: int = 1,
         heldout_tokens: int = 0,
         prepare: dict[str, Any] | None = None,
@@ -70,6 +78,11 @@ class DecompositionData(lightning.LightningDataModule):
             raise ValueError(f"data.tokens_per_step must be >= 1, got {tokens_per_step}")
         if workers < 0:
             raise ValueError(f"data.workers must be >= 0, got {workers}")
+        if new_plan_from_step is not None and new_plan_from_step < 1:
+            raise ValueError(
+                f"data.new_plan_from_step must be >= 1, got {new_plan_from_step}; leave it out "
+                "for a plan of the whole run"
+            )
         self.path = path
         self.tokens_per_step = tokens_per_step
         self.total_steps = total_steps
@@ -77,10 +90,12 @@ class DecompositionData(lightning.LightningDataModule):
         self.mixture: Mixture = mixture
         self.repeat: Literal["error", "reshuffle"] = repeat
         self.seed = seed
+        self.skips = parse_ranges(skip_steps)
+        self.new_plan_from_step = new_plan_from_step
         self.workers = workers
         self.heldout_tokens = heldout_tokens
         self.prepare_options = prepare
-        self.plan: BucketPlan | None = None
+        self.run_plan: RunPlan | None = None
         self._restored: dict[str, Any] | None = None
 
     def prepare_data(self) -> None:
@@ -93,22 +108,32 @@ class DecompositionData(lightning.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Open the data set and, to train, plan the whole run on every rank alike.
 
+        A new plan waits for the checkpoint that it follows.
+
         Raises:
             FileNotFoundError: The data set is not there.
             ValueError: The buckets cannot give what is asked, or ranks differ.
         """
         self.dataset = open_dataset(self.path)
         self.vocab_size: int = self.dataset.info["vocab_size"]
-        if stage == "fit" and self.plan is None:
-            self.plan = self._plan()
-            assert_lockstep(self.plan)
+        self.data_hash = hash_shards({key: r.shards for key, r in self._readers().items()})
+        if stage == "fit" and self.run_plan is None and self.new_plan_from_step is None:
+            self.run_plan = begin_run(self._build, self.skips)
+            assert_lockstep(self.run_plan.plan)
+
+    @property
+    def plan(self) -> BucketPlan | None:
+        """Return what is trained of the current plan, once there is one."""
+        return self.run_plan.plan if self.run_plan else None
 
     def train_dataloader(self) -> "PlanLoader":
         """Return this rank's micro-batches from the trainer's step on."""
-        assert self.plan is not None
         assert self.trainer is not None
+        run = self._planned()
+        if run.plan.skipped:
+            self._end_at(run.end)
         stream: BucketStream[TrainBatch] = BucketStream(
-            self.plan,
+            run.plan,
             {
                 key: TokenReader(
                     key,
@@ -123,8 +148,7 @@ class DecompositionData(lightning.LightningDataModule):
             accum=self.trainer.accumulate_grad_batches,
         )
         if self._restored is not None:
-            position = dict(self._restored)
-            stream.load_state_dict(position, described=position.pop("plan"))
+            stream.advance(self._restored["step"] - run.start)
         return PlanLoader(self, stream)
 
     def val_dataloader(self) -> DataLoader[DocumentBatch]:
@@ -140,30 +164,77 @@ class DecompositionData(lightning.LightningDataModule):
         return self._heldout_loader()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the trainer's step, the plan's fingerprint, and what the plan was made from."""
-        assert self.plan is not None
+        """Return the trainer's step, the plan, what it was made from and what it has used."""
+        assert self.run_plan is not None
         assert self.trainer is not None
-        return {
-            "step": self.trainer.global_step,
-            "fingerprint": self.plan.fingerprint,
-            "plan": self.plan.describe(),
-        }
+        return self.run_plan.state(self.trainer.global_step, self.data_hash)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved position when the loader is made."""
         self._restored = state_dict
 
-    def _plan(self) -> BucketPlan:
+    def on_exception(self, exception: BaseException) -> None:
+        """Say how to go on without the step whose loss was not finite."""
+        if not isinstance(exception, NonFiniteError) or exception.step is None or not self.run_plan:
+            return
+        step = self.run_plan.planned_step(exception.step)
+        logger.error(
+            "optimiser step %d trained step %d of the plan, bucket %s; go on without it with "
+            "--resume auto --data.skip_steps+=%d:%d",
+            *(exception.step, step, self.run_plan.bucket(exception.step)),
+            *(step, step + 1),
+        )
+
+    def _planned(self) -> RunPlan:
+        """Return the plan of the run; a resumed one must fit its checkpoint."""
+        if self._restored is not None:
+            self.run_plan = go_on(
+                self._restored,
+                self._build,
+                skips=self.skips,
+                new_plan_from_step=self.new_plan_from_step,
+                data_hash=self.data_hash,
+            )
+            assert_lockstep(self.run_plan.plan)
+        if self.run_plan is None:
+            raise ValueError(
+                f"data.new_plan_from_step={self.new_plan_from_step} follows the checkpoint of that "
+                "step; resume from it, or leave the option out"
+            )
+        return self.run_plan
+
+    def _end_at(self, end: int) -> None:
+        """Let the trainer stop when the plan does; it would begin it again.
+
+        Raises:
+            ValueError: The run is there already.
+        """
         assert self.trainer is not None
+        if self._restored is not None and self._restored["step"] >= end:
+            raise ValueError(
+                f"nothing left to train: without the steps of data.skip_steps the plan ends at "
+                f"step {end}, where the checkpoint stands"
+            )
+        logger.info("%d steps are left out: the run ends at %d", self.total_steps - end, end)
+        loop = self.trainer.fit_loop.epoch_loop
+        loop.max_steps = min(loop.max_steps, end)  # a dry run has fewer
+
+    def _build(self, start: int, continued: Mapping[str, PassPosition]) -> BucketPlan:
+        assert self.trainer is not None
+        if not start and self.run_plan is not None:
+            return self.run_plan.whole  # made in `setup`
+        if start >= self.total_steps:
+            raise ValueError(f"there is no step left of trainer.max_steps={self.total_steps}")
         return build_plan(
             {key: (reader.seq_len, reader.num_rows) for key, reader in self._readers().items()},
-            total_steps=self.total_steps,
+            total_steps=self.total_steps - start,
             tokens_per_step=self.tokens_per_step,
             curriculum=self.curriculum,
             mixture=self.mixture,
             seed=self.seed,
             divisor=self.trainer.world_size * self.trainer.accumulate_grad_batches,
             repeat=self.repeat,
+            continued=continued,
         )
 
     def _readers(self) -> dict[str, BucketReader]:
@@ -192,50 +263,6 @@ class DecompositionData(lightning.LightningDataModule):
         return DataLoader(batches, batch_size=None, sampler=mine, num_workers=0)
 
 
-class TokenReader:
-    """Rows of one bucket as a batch; what `BucketStream` reads through.
-
-    Args:
-        key: The bucket's name.
-        reader: Its records.
-        vocab_size: Ids that the data's tokenizer has.
-        target_share: Mean share of the predicted positions that are targets; needed where the
-            records number documents.
-    """
-
-    def __init__(
-        self, key: str, reader: BucketReader, *, vocab_size: int, target_share: float = 1.0
-    ) -> None:
-        self.key = key
-        self.reader = reader
-        self.vocab_size = vocab_size
-        self.target_share = target_share
-
-    def __len__(self) -> int:
-        return self.reader.num_rows
-
-    def read(self, rows: NDArray[np.int64]) -> TrainBatch:
-        """Return the batch of `rows`.
-
-        Raises:
-            BadRecordError: A record is damaged, or has an id that the tokenizer has not.
-        """
-        tokens = self.reader.read(rows)
-        if tokens.max() >= self.vocab_size:
-            row = int(rows[tokens.max(axis=1).argmax()])
-            reason = f"{self.reader.folder} row {row}: id {tokens.max()} of {self.vocab_size}"
-            raise BadRecordError(row, f"{reason}; `verify --deep` finds what else is damaged")
-        batch: TrainBatch = {
-            "tokens": torch.from_numpy(tokens.astype(np.int64)),
-            "keys": [f"{self.key}/{row}" for row in rows.tolist()],
-        }
-        if self.reader.has_documents:
-            documents = self.reader.read_documents(rows)
-            batch["documents"] = torch.from_numpy(documents.astype(np.int32))
-            batch["mean_targets"] = self.target_share * rows.size * self.reader.seq_len
-        return batch
-
-
 class PlanLoader(DataLoader[TrainBatch]):
     """Loader whose position is its data module's, restored before it is made.
 
@@ -252,11 +279,17 @@ class PlanLoader(DataLoader[TrainBatch]):
         self._data = data
         self._stream = stream
 
+    def __len__(self) -> int:
+        """Return the micro-batches of the whole run: Lightning's count begins before a new plan."""
+        assert self._data.run_plan is not None
+        return self._data.run_plan.end * self._stream.accum
+
     def state_dict(self) -> dict[str, Any]:
         """Return the data module's state."""
         return self._data.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that the stream stands where the checkpoint says."""
-        position = {name: state_dict[name] for name in ("step", "fingerprint")}
-        assert position == self._stream.state_dict(), (position, self._stream.state_dict())
+        assert self._data.run_plan is not None
+        step = self._data.run_plan.start + self._stream.step
+        assert state_dict["step"] == step, (state_dict["step"], step)

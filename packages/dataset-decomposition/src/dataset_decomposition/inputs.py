@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 DEMO = "demo:documents"
-Kind = Literal["jsonl", "parquet", "text", "demo"]
+Kind = Literal["jsonl", "parquet", "tar", "text", "demo"]
 
 COMPRESSIONS = (".gz", ".zst")
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -99,6 +99,11 @@ def _expand_lists(inputs: Iterable[str], stdin: TextIO) -> Iterator[str]:
             yield item
             continue
         for line in filter(None, map(str.strip, lines)):
+            if line.startswith("{"):
+                raise ValueError(
+                    f"the list {item} holds a document, {line[:40]!r}, where the name of an input "
+                    "is expected; write the documents to a .jsonl file and name that"
+                )
             if line == "-" or line.startswith("@"):
                 raise ValueError(f"the list {item} names another list, {line!r}; lists do not nest")
             yield line
@@ -126,14 +131,15 @@ def _files_below(path: Path) -> list[Path]:
     files = [
         file
         for file in sorted(path.rglob("*"))
-        if file.is_file() and not any(_is_hidden(part) for part in file.relative_to(path).parts)
+        if file.is_file() and not any(is_hidden(part) for part in file.relative_to(path).parts)
     ]
     if not files:
         raise ValueError(f"the input folder {path} holds no files")
     return files
 
 
-def _is_hidden(part: str) -> bool:
+def is_hidden(part: str) -> bool:
+    """Tell whether a part of a path is left out of folders and tars."""
     return part.startswith(".") or part == "__pycache__"
 
 
@@ -175,13 +181,25 @@ def _version(path: Path, size: int) -> str:
 
 
 def _kind(file: Path) -> Kind:
-    suffixes = [suffix.lower() for suffix in file.suffixes]
+    match _format_suffix(file.name):
+        case ".tar":
+            return "tar"
+        case suffix if suffix in _PARQUET:
+            return "parquet"
+        case _:
+            return "jsonl" if is_json_lines(file.name) else "text"
+
+
+def is_json_lines(name: str) -> bool:
+    """Tell by a file's name whether it is JSON Lines, compressed or not."""
+    return _format_suffix(name) in _JSON_LINES
+
+
+def _format_suffix(name: str) -> str:
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
-    last = suffixes[-1] if suffixes else ""
-    if last in _JSON_LINES:
-        return "jsonl"
-    return "parquet" if last in _PARQUET else "text"
+    return suffixes[-1] if suffixes else ""
 
 
 def demo_selection(name: str) -> tuple[Literal["docstrings", "sources"], str]:

@@ -12,9 +12,10 @@ from typing import Any
 
 from dataset_decomposition.accounting import Accounting
 from dataset_decomposition.cutters import make_cutter
+from dataset_decomposition.documents import BadDocument, TextDocument
 from dataset_decomposition.inputs import Source
 from dataset_decomposition.randomness import stream, stream_key
-from dataset_decomposition.readers import BadDocument, TextDocument, read_documents
+from dataset_decomposition.readers import read_documents
 from dataset_decomposition.settings import Settings
 from dataset_decomposition.spill import SpillWriter
 from dataset_decomposition.tokenizer import Tokenizer, Tokens

@@ -27,6 +27,7 @@ _HINTS = {
     "invalid_json": "JSON Lines holds one object a line, not an array of them",
     "missing_text": "--text_key names the field of the text",
     "not_string": "--text_key names the field of the text",
+    "unknown_member": "only .jsonl, .ndjson and .json members of a tar are read",
 }
 """What a kind of unusable documents often comes from."""
 

@@ -25,7 +25,7 @@ from dataset_decomposition.plan_report import (
 )
 from dataset_decomposition.records import DATASET, read_info
 from dataset_decomposition.settings import OPENLM_SHARD_TOKENS
-from tenfold.bucketing import Bucket, BucketPlan, Curriculum
+from tenfold.bucketing import Bucket, BucketPlan, Curriculum, PassPosition, supply
 
 
 def build_plan(
@@ -38,6 +38,7 @@ def build_plan(
     seed: int = 42,
     divisor: int = 1,
     repeat: Literal["error", "reshuffle"] = "error",
+    continued: Mapping[str, PassPosition] | None = None,
 ) -> BucketPlan:
     """Plan a run of a stated length; a pure function of its arguments, the same on every rank.
 
@@ -50,17 +51,18 @@ def build_plan(
         seed: Key of schedule and row order.
         divisor: Parts that each batch splits into: ranks x accumulation.
         repeat: What to do when a bucket has less than the run wants.
+        continued: What earlier plans have used, by bucket key. With `repeat="error"` the mixture is
+            one of the rows that are left.
 
     Raises:
         ValueError: The buckets cannot give what is asked; the message has the remedy.
     """
     counted = [Bucket(key, length, rows) for key, (length, rows) in buckets.items()]
     _check_tokens_per_step(counted, tokens_per_step, divisor)
-    steps = mixture_steps(
-        mixture, counted, total_steps=total_steps, tokens_per_step=tokens_per_step
-    )
+    left = supply(counted, continued or {}, repeat)
+    steps = mixture_steps(mixture, left, total_steps=total_steps, tokens_per_step=tokens_per_step)
     if repeat == "error":
-        _check_supply(counted, steps, tokens_per_step)
+        _check_supply(left, steps, tokens_per_step)
     return BucketPlan.build(
         counted,
         cost_per_step=tokens_per_step,
@@ -69,6 +71,7 @@ def build_plan(
         divisor=divisor,
         wanted={key: count * tokens_per_step for key, count in steps.items()},
         repeat=repeat,
+        continued=continued,
     )
 
 
@@ -91,7 +94,8 @@ def _check_supply(buckets: list[Bucket], steps: Mapping[str, int], tokens_per_st
         if wanted > available:
             raise ValueError(
                 f"the run takes {wanted} steps from {bucket.key}, which has {available}: "
-                "lower the number of steps, change mixture, or set repeat to reshuffle"
+                f"lower the number of steps (these are {wanted / available:.2f} passes), change "
+                "mixture, or set repeat to reshuffle"
             )
 
 

@@ -11,11 +11,12 @@ from rich.console import Console
 
 from dataset_decomposition.claim import TOKENIZER, claim, describe_sources, destination, remove_work
 from dataset_decomposition.decompose import CutRule, Mode, Overflow, Tail
+from dataset_decomposition.documents import TextDocument
 from dataset_decomposition.inputs import Source, find_sources
 from dataset_decomposition.manifest import Format
 from dataset_decomposition.pipeline import Pipeline
 from dataset_decomposition.randomness import stream, stream_key
-from dataset_decomposition.readers import TextDocument, check_text_column, read_documents
+from dataset_decomposition.readers import check_text_column, read_documents
 from dataset_decomposition.records import DATASET, SCHEMA
 from dataset_decomposition.settings import Layout, Method, Settings, text_bytes
 from dataset_decomposition.stats import report
@@ -55,9 +56,10 @@ def prepare(
     for any number of workers. Every document and token is accounted for in `dataset.json`.
 
     Args:
-        input: Files (.jsonl, .ndjson, .json as JSON Lines; .parquet; anything else is one document
-            a file; all but Parquet also with .gz or .zst), folders, globs, `@list.txt` or `-` (a
-            list of such names), or `demo:documents[/docstrings|/sources][/train|/heldout]`.
+        input: Files (.jsonl, .ndjson, .json as JSON Lines; .tar of such files; .parquet; anything
+            else is one document a file; all but Parquet also with .gz or .zst, a tar's members
+            too), folders, globs, `@list.txt` or `-` (such names, one a line, in a file or on
+            standard input), or `demo:documents[/docstrings|/sources][/train|/heldout]`.
         out: Folder to write; new, empty, or begun with the same options.
         tokenizer: `bytes`, `bpe` (trained on the input, see vocab_size), a `tokenizer.json`, or a
             transformers folder (needs the extra `transformers`).

@@ -121,7 +121,8 @@ def text_bytes(sources: Sequence[Source]) -> int:
 
 
 def _is_compressed(source: Source) -> bool:
-    return source.kind == "parquet" or source.path.lower().endswith(COMPRESSIONS)
+    # A plain tar's members may be compressed, and too large an estimate does no harm.
+    return source.kind in ("parquet", "tar") or source.path.lower().endswith(COMPRESSIONS)
 
 
 def count_partitions(sources: Sequence[Source], settings: Settings) -> int:

@@ -76,10 +76,10 @@ class SpillWriter:
         for bucket, rows in self._rows.items():
             partitions = np.array(self._partitions[bucket])
             order = np.argsort(partitions, kind="stable")
-            np.stack(rows)[order].tofile(self._file(rows_path(self._folder, bucket)))
+            self._append(rows_path(self._folder, bucket), np.stack(rows)[order])
             if documents := self._documents[bucket]:
                 assert len(documents) == len(rows), "some rows came without their documents"
-                np.stack(documents)[order].tofile(self._file(documents_path(self._folder, bucket)))
+                self._append(documents_path(self._folder, bucket), np.stack(documents)[order])
             counts = np.bincount(partitions, minlength=self._num_partitions)
             self._runs[bucket].append(counts.astype(np.int64))
         self._rows.clear()
@@ -87,10 +87,11 @@ class SpillWriter:
         self._partitions.clear()
         self._buffered = 0
 
-    def _file(self, path: Path) -> IO[bytes]:
+    def _append(self, path: Path, rows: NDArray[Any]) -> None:
         if path not in self._files:
             self._files[path] = path.open("wb")
-        return self._files[path]
+        # ndarray.tofile would lose the reason of a failure, such as a full disk.
+        self._files[path].write(rows.data)
 
 
 def rows_path(folder: Path, bucket: int) -> Path:

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tenfold.bucketing.curriculum import Bucket, Curriculum
+from tenfold.bucketing.passes import PassPosition, supply
 from tenfold.bucketing.plan import BucketPlan, BucketStats
 from tenfold.bucketing.reader import BadRecordError, Reader
 
@@ -28,8 +29,10 @@ __all__ = [
     "BucketStats",
     "BucketStream",
     "Curriculum",
+    "PassPosition",
     "Reader",
     "assert_lockstep",
+    "supply",
 ]
 
 _NEEDS_TORCH = {

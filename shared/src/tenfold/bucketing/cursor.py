@@ -5,10 +5,10 @@ readers cannot know it; the trainer's side moves it with `advance`.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tenfold.bucketing.plan import BucketPlan, differences
+from tenfold.bucketing.plan import BucketPlan
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,18 @@ class StepCursor:
                 "with wanted="
             )
         self.step = step
+
+
+def differences(saved: Any, current: Any, name: str = "") -> Iterator[str]:
+    """Name where two plan descriptions differ, as `field: saved -> current`."""
+    if isinstance(saved, Mapping) and isinstance(current, Mapping):
+        for key in sorted(set(saved) | set(current)):
+            yield from differences(saved.get(key), current.get(key), f"{name}.{key}".lstrip("."))
+    elif isinstance(saved, list) and isinstance(current, list) and len(saved) == len(current):
+        for index, pair in enumerate(zip(saved, current, strict=True)):
+            yield from differences(*pair, f"{name}[{index}]")
+    elif saved != current:
+        yield f"{name}: {saved} -> {current}"
 
 
 def _named(differing: Iterable[str]) -> str:

@@ -6,8 +6,9 @@ its global batches, so a run may go on with other numbers of them.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self, get_args
 
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 
 from tenfold.bucketing.counts import checked_count
 from tenfold.bucketing.curriculum import Bucket, Curriculum
-from tenfold.bucketing.keys import key_words
-from tenfold.bucketing.permutation import permute
-from tenfold.bucketing.quotas import Repeat, batches_per_pass, check_divides, step_quotas
+from tenfold.bucketing.passes import BucketPasses, PassPosition, Repeat, supply
+from tenfold.bucketing.quotas import check_divides, step_quotas
 from tenfold.bucketing.schedule import count_ordinals, draw_schedule, lead_with_costliest
+from tenfold.bucketing.skips import Range, ranges_of, skip_mask
 
-VERSION = 1
+logger = logging.getLogger(__name__)
+
+VERSION = 2
 MAX_BUCKETS = 2**16
 
 
@@ -58,6 +61,8 @@ class BucketPlan:
         longest_first: Steps at the start that are of the costliest bucket.
         steps: Bucket id of each step, uint16[S].
         ordinal: How many earlier steps used the same bucket, int32[S].
+        continued: Where an earlier plan has left the buckets, by key; see `positions`.
+        skipped: Ranges of steps that `without` has taken out.
     """
 
     buckets: tuple[Bucket, ...]
@@ -67,6 +72,8 @@ class BucketPlan:
     longest_first: int
     steps: NDArray[np.uint16] = field(repr=False)
     ordinal: NDArray[np.int32] = field(repr=False)
+    continued: Mapping[str, PassPosition] = field(default_factory=dict)
+    skipped: tuple[Range, ...] = ()
 
     @classmethod
     def build(
@@ -80,6 +87,7 @@ class BucketPlan:
         wanted: Mapping[str, int] | None = None,
         longest_first: int = 1,
         repeat: Repeat = "error",
+        continued: Mapping[str, PassPosition] | None = None,
     ) -> Self:
         """Plan a whole run: one million steps take less than a second.
 
@@ -95,6 +103,8 @@ class BucketPlan:
                 of memory shows at once; 0 keeps the drawn order.
             repeat: What to do when a bucket has less than is wanted: `"error"`, or `"reshuffle"`
                 for further passes in another order. A batch never spans two passes.
+            continued: `positions` of an earlier plan of the same data. Its rows are not used again
+                before all others are; with `repeat="error"` they are not used at all.
 
         Raises:
             ValueError: The buckets cannot give what is asked; the message has the remedy.
@@ -109,7 +119,9 @@ class BucketPlan:
         lead = checked_count("longest_first", longest_first, least=0, hint="0 switches it off")
         used = [b for b in buckets if (wanted or {}).get(b.key, b.num_items)]
         check_divides(used, cost_per_step, divisor)
-        quotas = step_quotas(buckets, cost_per_step=cost_per_step, wanted=wanted, repeat=repeat)
+        continued = dict(continued or {})
+        left = supply(buckets, continued, repeat)
+        quotas = step_quotas(left, cost_per_step=cost_per_step, wanted=wanted, repeat=repeat)
         costs = np.array([bucket.item_cost for bucket in buckets], dtype=np.int64)
         steps = draw_schedule(
             quotas,
@@ -123,7 +135,11 @@ class BucketPlan:
         steps.setflags(write=False)
         ordinal.setflags(write=False)
         resolved = curriculum.resolve(buckets)
-        return cls(buckets, cost_per_step, resolved, seed, lead, steps, ordinal)
+        plan = cls(buckets, cost_per_step, resolved, seed, lead, steps, ordinal, continued)
+        for key, times in ((key, stats.passes) for key, stats in plan.stats().items()):
+            if times > 1:
+                logger.warning("bucket %r is passed over %.2f times, reshuffled each", key, times)
+        return plan
 
     def __len__(self) -> int:
         """Return the number of optimiser steps."""
@@ -150,13 +166,43 @@ class BucketPlan:
         items = self.items(bucket_id)
         if items % world_size:
             self.check_divisor(world_size)
-        share = items // world_size
-        bucket = self.buckets[bucket_id]
-        per_pass = batches_per_pass(bucket, self.cost_per_step)
-        number, slot = divmod(int(self.ordinal[step]), per_pass)
-        start = slot * items + rank * share
-        words = key_words(self.seed, "rows", bucket.key, number)
-        return permute(np.arange(start, start + share), bucket.num_items, words)
+        passes = self._passes[bucket_id]
+        return passes.rows(int(self.ordinal[step]), rank, items // world_size)
+
+    def without(self, ranges: Iterable[Range]) -> Self:
+        """Leave out steps `[first, end)` of this plan; all others stay as they are and move up.
+
+        Raises:
+            ValueError: A range is empty or beyond the plan, or nothing is left.
+        """
+        assert not self.skipped, "ranges count the steps of the whole plan"
+        mask = skip_mask(ranges, len(self))
+        if mask.all():
+            raise ValueError(f"all {len(self)} steps of the plan are left out; keep some")
+        steps, ordinal = self.steps[~mask], self.ordinal[~mask]
+        steps.setflags(write=False)
+        ordinal.setflags(write=False)
+        return replace(self, steps=steps, ordinal=ordinal, skipped=ranges_of(mask))
+
+    def planned_step(self, step: int) -> int:
+        """Return the number that a step had before others were left out."""
+        for first, end in self.skipped:
+            if first > step:
+                break
+            step += end - first
+        return step
+
+    def positions(self, step: int) -> dict[str, PassPosition]:
+        """Return where the first `step` steps leave the buckets that they use, for `continued`."""
+        assert not self.skipped, "rows of steps that are left out count as used: ask the whole plan"
+        counts = np.bincount(self.steps[:step], minlength=len(self.buckets)).tolist()
+        return {
+            bucket.key: (
+                self._passes[bucket_id].after(count) if count else self.continued[bucket.key]
+            )
+            for bucket_id, (bucket, count) in enumerate(zip(self.buckets, counts, strict=True))
+            if count or bucket.key in self.continued
+        }
 
     def check_divisor(self, divisor: int) -> None:
         """Check that every global batch splits into `divisor` (ranks x accumulation) equal parts.
@@ -187,6 +233,8 @@ class BucketPlan:
             "cost_per_step": self.cost_per_step,
             "steps_per_bucket": counts.tolist(),
             "longest_first": self.longest_first,
+            "continued": {key: asdict(begin) for key, begin in self.continued.items()},
+            "skipped": [list(one) for one in self.skipped],
             "schedule": hashlib.sha256(self.steps.astype("<u2").tobytes()).hexdigest(),
         }
 
@@ -199,20 +247,29 @@ class BucketPlan:
         """Return what the plan takes from each bucket, by key."""
         counts = np.bincount(self.steps, minlength=len(self.buckets)).tolist()
         return {
-            bucket.key: self._stats_of(bucket, steps)
-            for bucket, steps in zip(self.buckets, counts, strict=True)
+            bucket.key: self._stats_of(bucket_id, steps)
+            for bucket_id, (bucket, steps) in enumerate(zip(self.buckets, counts, strict=True))
         }
 
-    def _stats_of(self, bucket: Bucket, steps: int) -> BucketStats:
-        items = self.cost_per_step // bucket.item_cost
+    def _stats_of(self, bucket_id: int, steps: int) -> BucketStats:
+        items, passes = self.items(bucket_id), self._passes[bucket_id]
+        left = passes.bucket.num_items - passes.begin.used
         return BucketStats(
             steps=steps,
             items_per_step=items,
             cost=steps * self.cost_per_step,
             share=steps / len(self),
-            passes=steps / batches_per_pass(bucket, self.cost_per_step) if steps else 0.0,
-            unused_items=max(bucket.num_items - steps * items, bucket.num_items % max(items, 1)),
+            passes=passes.count(steps) if steps else 0.0,
+            unused_items=max(left - steps * items, left % max(items, 1)),
         )
+
+    @cached_property
+    def _passes(self) -> list[BucketPasses]:
+        fresh = PassPosition(self.seed, 0, 0)
+        return [
+            BucketPasses(bucket, self.items(n), self.seed, self.continued.get(bucket.key, fresh))
+            for n, bucket in enumerate(self.buckets)
+        ]
 
     def expected_cost(self, function: Callable[[int], float]) -> float:
         """Return the mean of `function(item_cost)` over the steps.
@@ -226,18 +283,6 @@ class BucketPlan:
             for bucket, n in zip(self.buckets, counts, strict=True)
         ]
         return float(np.dot(costs, counts) / len(self))
-
-
-def differences(saved: Any, current: Any, name: str = "") -> Iterator[str]:
-    """Name where two plan descriptions differ, as `field: saved -> current`."""
-    if isinstance(saved, Mapping) and isinstance(current, Mapping):
-        for key in sorted(set(saved) | set(current)):
-            yield from differences(saved.get(key), current.get(key), f"{name}.{key}".lstrip("."))
-    elif isinstance(saved, list) and isinstance(current, list) and len(saved) == len(current):
-        for index, pair in enumerate(zip(saved, current, strict=True)):
-            yield from differences(*pair, f"{name}[{index}]")
-    elif saved != current:
-        yield f"{name}: {saved} -> {current}"
 
 
 def _check_buckets(buckets: tuple[Bucket, ...]) -> None:

@@ -3,20 +3,15 @@
 Not here: the order of the steps (`schedule`).
 """
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.bucketing.counts import checked_count
 from tenfold.bucketing.curriculum import Bucket
-
-logger = logging.getLogger(__name__)
-
-Repeat = Literal["error", "reshuffle"]
+from tenfold.bucketing.passes import Repeat
 
 
 def step_quotas(
@@ -56,19 +51,13 @@ def _quota(bucket: Bucket, cost_per_step: int, wanted: int | None, repeat: Repea
     if wanted == 0 or (wanted is None and bucket.num_items == 0):
         return 0
     _check_fills_a_batch(bucket, cost_per_step, wanted)
-    per_pass = batches_per_pass(bucket, cost_per_step)
     if wanted is None:
-        return per_pass
+        return bucket.num_items // (cost_per_step // bucket.item_cost)
     have = bucket.num_items * bucket.item_cost
-    factor = wanted // cost_per_step / per_pass
     if wanted > have and repeat == "error":
         raise ValueError(
             f"bucket {bucket.key!r} has cost {have}, need wanted={wanted}, which is "
             f"{wanted / have:.2f} passes; lower wanted or set repeat='reshuffle'"
-        )
-    if factor > 1:
-        logger.warning(
-            "bucket %r is passed over %.2f times, reshuffled each time", bucket.key, factor
         )
     return wanted // cost_per_step
 
@@ -87,11 +76,6 @@ def _check_fills_a_batch(bucket: Bucket, cost_per_step: int, wanted: int | None)
             f"cost_per_step={cost_per_step} (item_cost={bucket.item_cost}); want at least one "
             "batch, or 0 to leave the bucket out"
         )
-
-
-def batches_per_pass(bucket: Bucket, cost_per_step: int) -> int:
-    """Return the whole batches in one pass; what is left over changes with each pass's shuffle."""
-    return bucket.num_items // (cost_per_step // bucket.item_cost)
 
 
 def check_divides(buckets: Sequence[Bucket], cost_per_step: int, divisor: int) -> None:

@@ -24,7 +24,15 @@ MOST_RANKS = 4
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss or gradient was NaN or infinite; names step, rank, loss terms and sample keys."""
+    """A loss or gradient was NaN or infinite; names step, rank, loss terms and sample keys.
+
+    Attributes:
+        step: The optimiser step, from 0.
+    """
+
+    def __init__(self, message: str, *, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class _MicroBatch(NamedTuple):
@@ -177,7 +185,7 @@ class NanGuard(Callback):
         more = f"; and {len(guilty) - MOST_RANKS} more ranks" if len(guilty) > MOST_RANKS else ""
         found = "; ".join(guilty[:MOST_RANKS]) + more
         what = "loss is not finite" if math.isfinite(norm) else f"gradient is {norm}"
-        raise NonFiniteError(f"{what} at step {bad.step}; {found}")
+        raise NonFiniteError(f"{what} at step {bad.step}; {found}", step=bad.step)
 
     def _report(self, trainer: lightning.Trainer, bad: _Step, parts: list[_MicroBatch]) -> str:
         """Write the capture and describe its micro-batches in one line."""
