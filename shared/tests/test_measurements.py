@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tenfold import measurements
-from tenfold.measurements import Measurements
+from tenfold.measurements import Measurements, one_thread
 
 
 @pytest.fixture(params=["abc1234", "abc1234-dirty", None])
@@ -42,3 +43,15 @@ def test_a_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "aaa" / "x.json").write_text("[1, 2")
     with pytest.raises(ValueError, match=r"x\.json holds no measurement"):
         kept.get("x", lambda: {"n": 1})
+
+
+def count_threads_and_fail() -> None:
+    with one_thread():
+        raise RuntimeError(torch.get_num_threads())
+
+
+def test_one_thread_is_given_back() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError, match="^1$"):
+        count_threads_and_fail()
+    assert torch.get_num_threads() == before

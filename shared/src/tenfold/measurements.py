@@ -3,7 +3,8 @@
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tenfold import atomic
@@ -48,6 +49,22 @@ class Measurements:
         numbers = {key: float(value) for key, value in measure().items()}
         atomic.write_json(path, numbers)
         return numbers
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread, so that CPU time says what was computed.
+
+    Threads that wait for each other count as busy.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _read(path: Path) -> dict[str, float]:

@@ -9,8 +9,6 @@ held-out document scored alone, by position.
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -35,7 +33,7 @@ from dataset_decomposition.scoring import Scorer
 from dataset_decomposition.settings import Method
 from dataset_decomposition.step_timer import measure
 from tenfold.cli.quiet import silence_adverts
-from tenfold.measurements import Measurements
+from tenfold.measurements import Measurements, one_thread
 from tenfold.optim import OptimConfig
 from tenfold.results import save_result, show_result
 
@@ -107,7 +105,7 @@ def reproduce(
     kept = Measurements(data / "measured")
     runs: dict[str, list[Measured]] = {arm: [] for arm in size.arms}
     times: list[dict[int, float]] = []
-    with _one_thread():
+    with one_thread():
         for seed in range(seeds):
             name = f"{scale}-{size.steps}-seed{seed}"
             step_ms = kept.get(f"{name}-step-time", lambda: _step_times(size.repeats))
@@ -129,16 +127,6 @@ def reproduce(
         show_result(result)
     judged = (timed, fitted) if scale == "tiny" else (timed, fitted, scored)
     return 0 if all(result.holds for result in judged) else 1
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _step_times(repeats: int) -> dict[str, float]:

@@ -1,0 +1,236 @@
+"""The verb `generate`: images and a teacher to a store (spec 2.3).
+
+The order of work: decode all images (`image_scan`), plan the shards, then one job a shard
+(`shard_job`). Killed at any moment, the same command goes on where it stopped.
+"""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from rich.console import Console
+
+from dataset_reinforcement.generation_plan import (
+    begin,
+    begun_store,
+    identity,
+    plan_views,
+    shard_tasks,
+    written_part,
+)
+from dataset_reinforcement.image_scan import Scan, opened, scan_images
+from dataset_reinforcement.images import ImageSource
+from dataset_reinforcement.shard_job import ShardJob, forget, reinforce_shard
+from dataset_reinforcement.store.columns import ProbDtype
+from dataset_reinforcement.store.info import StoreInfo
+from dataset_reinforcement.store.samples import (
+    check_images,
+    fingerprint,
+    read_samples,
+    write_samples,
+)
+from dataset_reinforcement.store.versions import library_versions
+from dataset_reinforcement.store.writing import StoreWriter
+from dataset_reinforcement.teacher import build_teacher
+from dataset_reinforcement.teacher_config import TeacherConfig
+from dataset_reinforcement.variants import variant as find_variant
+from dataset_reinforcement.views import check_partner_group
+from tenfold import atomic
+from tenfold.augment import backend
+from tenfold.augment.config import AugmentConfig
+from tenfold.jobs import run_jobs
+from tenfold.jobs.work import STATE
+
+MAX_SHARD_IMAGES = 4096
+TITLE = "generate"
+
+logger = logging.getLogger(__name__)
+
+
+def generate(
+    images: str,
+    out: Path,
+    teacher: TeacherConfig,
+    *,
+    variant: str = "randaug",
+    size: int = 224,
+    augment: AugmentConfig | None = None,
+    views: int = 50,
+    top_k: int = 10,
+    prob_dtype: ProbDtype = "float16",
+    seed: int = 0,
+    partner_group: int | None = None,
+    shard_size: int = MAX_SHARD_IMAGES,
+    view_batch: int = 64,
+    view_threads: int = 1,
+    workers: int = 1,
+    devices: list[str] | None = None,
+    ray_address: str | None = None,
+    append: bool = False,
+) -> None:
+    """Draw views of every image, ask the teacher about them and store both.
+
+    A killed run continues when the same command is given again. The result has the same bytes for
+    any number of workers on one kind of device. Images that cannot be decoded are listed in
+    `store.json` and have no views.
+
+    Args:
+        images: A folder of class folders, webdataset tars (folder, glob or file), an `.npz` of
+            `images`, `labels` and `classes`, or `demo:glyphs/student`.
+        out: Folder of the store; new, empty, or begun with the same options.
+        teacher: Its members, each with a checkpoint or timm's weights, and its precision.
+        variant: Augmentation by name: `rrc`, `randaug` (recommended), `mixing`, `randaug_mixing`,
+            `cifar100`, `food101`, `flowers102`.
+        size: Side of the views in pixels, for a named variant.
+        augment: An augmentation of your own instead of a named one.
+        views: Views of each image in this run.
+        top_k: Probabilities stored for a view.
+        prob_dtype: `float16` or `float32`, of the stored probabilities.
+        seed: Keys every draw; view j of image i is drawn from (seed, i, j) alone.
+        partner_group: Images are mixed with images of the same group of so many consecutive ones;
+            by default with any image.
+        shard_size: Images a shard, at most 4096.
+        view_batch: Views that the teacher gets at once; halved when its memory runs out.
+        view_threads: Threads of each worker that make views, for a GPU to be fed.
+        workers: Number of processes.
+        devices: Where teachers run, such as `cuda:0 cuda:1`; workers share them. Default `cpu`.
+        ray_address: Run on Ray instead: `local` or a cluster's address.
+        append: Add the views to a complete store.
+
+    Raises:
+        FileNotFoundError: Images or a checkpoint are missing.
+        ValueError: An option is impossible, does not fit the images, or is another than the store
+            in `out` was begun with.
+    """
+    out, devices = Path(out), devices or ["cpu"]
+    config = find_variant(variant, size=size) if augment is None else augment
+    check_partner_group(config, partner_group)
+    _check_numbers(views=views, top_k=top_k, view_batch=view_batch, view_threads=view_threads)
+    _check_choices(prob_dtype, shard_size, devices, workers)
+    forget()
+    try:
+        source = opened(images)
+        top_k = _clamp(top_k, len(source.classes))
+        begun = begun_store(out)
+        scan = _scan(images, source, out, begun, workers=workers, ray_address=ray_address)
+        info = StoreInfo(
+            augment=config,
+            num_images=len(source),
+            top_k=top_k,
+            prob_dtype=prob_dtype,
+            classes=source.classes,
+            fingerprint=fingerprint(scan.samples),
+            decode=source.decode,
+            teacher=_describe(teacher, len(source.classes)),
+            versions={**library_versions(), "resize": backend.describe()["resize"]},
+            seed=seed,
+            partner_group=partner_group,
+        )
+        plan = plan_views(out, info, begun, views=views, shard_size=shard_size, append=append)
+        if plan.part is None:
+            shutil.rmtree(out / STATE, ignore_errors=True)
+            logger.info("%s is complete: nothing is left to do", out)
+            return
+        job = ShardJob(
+            images=images,
+            augment=config,
+            teacher=teacher,
+            seed=seed,
+            top_k=top_k,
+            prob_dtype=prob_dtype,
+            partner_group=partner_group,
+            store=out.resolve(),
+            num_classes=len(source.classes),
+            view_batch=view_batch,
+            view_threads=view_threads,
+            devices=tuple(devices),
+        )
+        if begun is None:
+            write_samples(out, scan.samples)
+        elif begun.status == "complete":
+            shutil.rmtree(out / STATE, ignore_errors=True)  # of a run killed after its work
+        begin(out, info, plan, scan.skipped)
+        results = run_jobs(
+            partial(reinforce_shard, job),
+            shard_tasks(plan.part),
+            out=out,
+            settings=identity(info),
+            workers=min(workers, len(plan.part.shards)),
+            ray_address=ray_address,
+            title=TITLE,
+        )
+        atomic.remove_temporaries(out)  # of killed runs
+        parts = [*plan.done, written_part(plan.part, results)]
+        renormalised = sum(result["renormalised"] for result in results.values())
+        counts = {"renormalised": plan.counts.get("renormalised", 0) + renormalised}
+        info = StoreWriter(out, info).finish(parts, scan.skipped, counts)
+        _report(out, info)
+    finally:
+        forget()
+    shutil.rmtree(out / STATE)
+
+
+def _scan(
+    images: str,
+    source: ImageSource,
+    out: Path,
+    begun: StoreInfo | None,
+    *,
+    workers: int,
+    ray_address: str | None,
+) -> Scan:
+    if begun is not None:
+        samples = read_samples(out)
+        check_images(samples, source)
+        return Scan(samples, list(begun.skipped))
+    scan = scan_images(images, source, out=out, workers=workers, ray_address=ray_address)
+    for skipped in scan.skipped[:5]:
+        logger.warning("skipped image %d: %s", skipped.index, skipped.reason)
+    if len(scan.skipped) == len(source):
+        raise ValueError(f"none of the {len(source)} images at {images!r} can be decoded")
+    return scan
+
+
+def _describe(teacher: TeacherConfig, num_classes: int) -> dict[str, Any]:
+    """Load the teacher once here, so that a wrong head or file is an error before the first job."""
+    return build_teacher(teacher, num_classes=num_classes).describe()
+
+
+def _clamp(top_k: int, num_classes: int) -> int:
+    if top_k > num_classes:
+        logger.warning("top_k %d exceeds the %d classes: all are stored", top_k, num_classes)
+    return min(top_k, num_classes)
+
+
+def _check_numbers(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")
+
+
+def _check_choices(prob_dtype: str, shard_size: int, devices: Sequence[str], workers: int) -> None:
+    if prob_dtype not in get_args(ProbDtype):
+        raise ValueError(f"prob_dtype must be float16 or float32, got {prob_dtype!r}")
+    if not 1 <= shard_size <= MAX_SHARD_IMAGES:
+        raise ValueError(f"shard_size must lie in 1..{MAX_SHARD_IMAGES}, got {shard_size}")
+    if len(devices) > workers:
+        raise ValueError(f"{len(devices)} devices need as many workers, got workers {workers}")
+    for name in devices:
+        kind = name.partition(":")[0]
+        if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+            raise ValueError(f"devices has {name!r}, which is not here: expected cpu or cuda:<n>")
+
+
+def _report(out: Path, info: StoreInfo) -> None:
+    size = sum(shard.bytes or 0 for part in info.parts for shard in part.shards)
+    samples = (info.num_images - len(info.skipped)) * info.num_views
+    Console(markup=False).print(
+        f"{out}: {info.num_images:,} images x {info.num_views} views, {info.top_k} of "
+        f"{len(info.classes)} classes, {size:,} bytes, {size / samples:.1f} a view, "
+        f"{len(info.skipped)} images skipped",
+        soft_wrap=True,
+    )

@@ -1,0 +1,164 @@
+"""Which part of a store a run of `generate` writes, and whether it may.
+
+A store grows by parts, each some views of all images. A killed run left `store.json` partial, with
+the unfinished part as its last.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dataset_reinforcement.shard_job import ShardTask
+from dataset_reinforcement.store.info import (
+    INFO,
+    Part,
+    ShardInfo,
+    Skipped,
+    StoreInfo,
+    plan_part,
+    read_info,
+    write_info,
+)
+from tenfold.jobs.marks import differences
+from tenfold.jobs.work import STATE
+
+_VARYING = ("parts", "skipped", "counts", "status", "classes")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does.
+
+    Attributes:
+        done: Parts that are written.
+        part: The part to write; None when all is done.
+        counts: Counts of the parts that are written.
+    """
+
+    done: tuple[Part, ...]
+    part: Part | None
+    counts: dict[str, int]
+
+
+def begun_store(out: Path) -> StoreInfo | None:
+    """Return what is known of a store in `out`, None for none.
+
+    Raises:
+        ValueError: The folder is in use for something else.
+    """
+    if (out / INFO).is_file():
+        return read_info(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: choose another folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / STATE).is_dir():
+        raise ValueError(f"{out} is not empty and holds no store: choose another folder")
+    return None
+
+
+def plan_views(
+    out: Path,
+    info: StoreInfo,
+    begun: StoreInfo | None,
+    *,
+    views: int,
+    shard_size: int,
+    append: bool,
+) -> Plan:
+    """Plan a run.
+
+    Args:
+        out: Folder of the store.
+        info: What the run would write.
+        begun: What is there.
+        views: Views that the run adds.
+        shard_size: Images a shard.
+        append: Whether to add to a complete store.
+
+    Raises:
+        ValueError: The store was begun with other settings, or is complete.
+    """
+
+    def part_of(first: int) -> Part:
+        return plan_part(
+            first=first, count=views, num_images=info.num_images, shard_size=shard_size
+        )
+
+    if begun is None:
+        if append:
+            raise ValueError(f"there is no store at {out} to append to: leave append out")
+        return Plan((), part_of(0), {})
+    if changes := differences(identity(begun), identity(info)):
+        raise ValueError(
+            f"{out} was begun with other settings ({'; '.join(changes)}): restore them or choose "
+            "another folder"
+        )
+    *done, last = begun.parts
+    if begun.status == "partial":
+        if last != part_of(last.first):
+            raise ValueError(
+                f"{out} was begun with views {last.count} and shard_size {_shard_size(last)}: give "
+                "the same to finish it, or choose another folder"
+            )
+        return Plan(tuple(done), last, begun.counts)
+    # The state of jobs goes last: where it is left, this very run was killed after its work.
+    just_done = last.count == views and (len(begun.parts) > 1) == append
+    if just_done and (not append or (out / STATE).exists()):
+        return Plan(begun.parts, None, begun.counts)
+    if append:
+        return Plan(begun.parts, part_of(begun.num_views), begun.counts)
+    raise ValueError(
+        f"{out} is complete with {begun.num_views} views: add more with append, or choose another "
+        "folder"
+    )
+
+
+def begin(out: Path, info: StoreInfo, plan: Plan, skipped: Sequence[Skipped]) -> None:
+    """Write a partial `store.json` with what is done, what is planned, and the counts so far."""
+    assert plan.part is not None
+    parts = (*plan.done, plan.part)
+    partial = replace(info, parts=parts, skipped=tuple(skipped), counts=plan.counts)
+    write_info(out, partial)
+
+
+def identity(info: StoreInfo) -> dict[str, Any]:
+    """Return what a run must share with the one that began the store, as JSON."""
+    values = {name: value for name, value in info.to_json().items() if name not in _VARYING}
+    return _by_name(values)
+
+
+def shard_tasks(part: Part) -> dict[str, ShardTask]:
+    """Return the jobs that write a part, by their file's name."""
+    return {
+        shard.file.replace("/", "-"): ShardTask(
+            file=shard.file,
+            first_image=shard.images[0],
+            stop_image=shard.images[1],
+            first_view=part.first,
+            num_views=part.count,
+        )
+        for shard in part.shards
+    }
+
+
+def written_part(part: Part, results: Mapping[str, Any]) -> Part:
+    """Return a planned part with the sizes and hashes of its files, in the order of its shards."""
+    shards = [
+        ShardInfo(planned.file, planned.images, result["shard"]["bytes"], result["shard"]["sha256"])
+        for planned, result in zip(part.shards, results.values(), strict=True)
+    ]
+    return replace(part, shards=tuple(shards))
+
+
+def _shard_size(part: Part) -> int:
+    first, stop = part.shards[0].images
+    return stop - first
+
+
+def _by_name(value: Any) -> Any:
+    """Turn lists of objects into objects and tuples into lists, so that differences are short."""
+    if isinstance(value, Mapping):
+        return {name: _by_name(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+        return {str(number): _by_name(item) for number, item in enumerate(value)}
+    return list(value) if isinstance(value, tuple) else value

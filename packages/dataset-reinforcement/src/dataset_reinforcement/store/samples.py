@@ -1,0 +1,116 @@
+"""The images that a store belongs to, in order: `samples.parquet`. Torch-free.
+
+Labels are stored by position, so a data set that was re-sorted, re-encoded or completed must be
+refused, never trained on.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tenfold import atomic
+
+if TYPE_CHECKING:
+    from dataset_reinforcement.images import ImageSource
+
+SAMPLES = "samples.parquet"
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("num_bytes", pa.int64(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+    ]
+)
+
+
+class Sample(NamedTuple):
+    """One image.
+
+    Attributes:
+        key: Its name in the data set.
+        num_bytes: Encoded size.
+        height: Pixels; 0 where it was not decoded (skipped or imported).
+        width: Likewise.
+        label: Position of its class.
+    """
+
+    key: str
+    num_bytes: int
+    height: int
+    width: int
+    label: int
+
+
+def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
+    """Write `samples.parquet` into a store's folder."""
+    columns = list(zip(*samples, strict=True)) or [[]] * len(_SCHEMA)
+    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], _SCHEMA)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    atomic.write_bytes(folder / SAMPLES, buffer.getvalue())
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """Read `samples.parquet` from a store's folder.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is damaged.
+    """
+    path = folder / SAMPLES
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: {folder} is no store, or not a whole one")
+    try:
+        table = pq.read_table(io.BytesIO(path.read_bytes())).select(_SCHEMA.names).cast(_SCHEMA)
+    except (pa.ArrowException, KeyError, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is damaged: {reason}; copy the store again") from error
+    columns = [table.column(name).to_pylist() for name in _SCHEMA.names]
+    return [Sample(*row) for row in zip(*columns, strict=True)]
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """Return the hex SHA-256 of all keys, encoded sizes and labels in order."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        key = sample.key.encode("utf-8", "surrogateescape")
+        digest.update(b"%d:%s:%d:%d\n" % (len(key), key, sample.num_bytes, sample.label))
+    return digest.hexdigest()
+
+
+def check_images(samples: Sequence[Sample], source: "ImageSource") -> None:
+    """Compare the images of a store with those of a data set, without decoding them.
+
+    Raises:
+        ValueError: A key, label or encoded size differs; names the first.
+    """
+    for index, sample in enumerate(samples[: len(source)]):
+        found = (source.key(index), source.label(index), source.num_bytes(index))
+        for name, here, stored in zip(
+            ("key", "label", "encoded size"),
+            found,
+            (sample.key, sample.label, sample.num_bytes),
+            strict=True,
+        ):
+            if here != stored:
+                raise ValueError(
+                    f"image {index} of the store has {name} {stored!r}"
+                    + (f" (key {sample.key!r})" if name != "key" else "")
+                    + f", the data set has {here!r}: it was re-sorted, changed or encoded anew; "
+                    "use the data set that the store was made from"
+                )
+    if len(samples) != len(source):
+        shorter = min(len(samples), len(source))
+        longer = samples[shorter].key if len(samples) > shorter else source.key(shorter)
+        raise ValueError(
+            f"the store has {len(samples)} images, the data set {len(source)}: they differ from "
+            f"image {shorter}, key {longer!r}, on; use the data set that the store was made from"
+        )

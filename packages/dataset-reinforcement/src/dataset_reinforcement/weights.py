@@ -1,0 +1,98 @@
+"""Weights of a classifier from a file, and the start of a fine-tuning run from them.
+
+Nothing is unpickled: safetensors, our own checkpoints (verified), or torch files of tensors only.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tenfold import checkpoints
+
+logger = logging.getLogger(__name__)
+
+NETWORK = "network."
+EMA = "ema.module."
+WRAPPERS = ("state_dict", "model")
+"""Keys below which other libraries' checkpoint files keep the weights."""
+
+
+def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
+    """Read the weights of a classifier, named as `build_model`'s module names them.
+
+    Args:
+        path: `.safetensors`, a checkpoint of `fit`, or a torch file of tensors.
+        ema: Whether to take the moving average of a checkpoint of `fit`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no weights, no moving average, or more than tensors and plain values.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no weights at {path}")
+    if path.suffix == ".safetensors":
+        tensors: dict[str, Tensor] = checkpoints.load_weights(path)
+    else:
+        tensors = _tensors(_load_torch(path))
+    prefix = EMA if ema else NETWORK
+    if any(name.startswith(NETWORK) for name in tensors):
+        tensors = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    elif ema:
+        raise ValueError(f"{path} is no checkpoint of `fit` and has no moving average")
+    if not tensors:
+        raise ValueError(f"{path} has no {'moving average' if ema else 'weights'}")
+    return tensors
+
+
+def start_from(network: nn.Module, path: Path) -> None:
+    """Load the body of `network` from a file; the head keeps its random weights.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The body has other tensors than the file.
+    """
+    saved = read_weights(path)
+    head = _head_names(network)
+    own = {name: tensor for name, tensor in network.state_dict().items() if name not in head}
+    body = {name: tensor for name, tensor in saved.items() if name not in head}
+    unlike = [
+        name
+        for name in sorted(own.keys() | body.keys())
+        if name not in own or name not in body or own[name].shape != body[name].shape
+    ]
+    if unlike:
+        raise ValueError(
+            f"model.init_from {path} does not fit the model: {len(unlike)} tensors differ, first "
+            f"{unlike[0]}; give the model.name that the file was trained with"
+        )
+    network.load_state_dict(body, strict=False)
+    logger.info("body of %d tensors from %s, a new head of %d", len(body), path, len(head))
+
+
+def _head_names(network: nn.Module) -> set[str]:
+    head = {id(tensor) for tensor in network.get_classifier().parameters()}  # type: ignore[operator]
+    return {name for name, tensor in network.named_parameters() if id(tensor) in head}
+
+
+def _load_torch(path: Path) -> Any:
+    if checkpoints.manifest_path(path).is_file():
+        return checkpoints.load(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises several types; none of them names the file
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path} cannot be read safely: {reason}") from error
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    for name in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping):
+        return {}
+    plain = {n.replace("_orig_mod.", ""): t for n, t in content.items() if isinstance(t, Tensor)}
+    return {name.removeprefix("module."): tensor for name, tensor in plain.items()}
