@@ -17,6 +17,7 @@ from tenfold.bucketing import (
     Curriculum,
     assert_lockstep,
 )
+from tenfold.cli.errors import one_line
 from tenfold.testing import run_ranks
 
 BUCKETS = (Bucket("short", 8, 288), Bucket("middle", 24, 96), Bucket("long", 48, 64))
@@ -186,6 +187,10 @@ def test_a_state_of_another_plan_is_refused_naming_the_field():
             lambda s: BucketStream(s.plan, readers() | {"middle": Rows("middle", 9)}),
             "reader of bucket 'middle' has 9 rows, the plan 96",
         ),
+        (
+            lambda s: BucketStream(s.plan, readers(), max_bad_share=1.5),
+            r"max_bad_share must be in \[0, 1\], got 1\.5",
+        ),
     ],
 )
 def test_misuse_is_refused(call, message):
@@ -214,7 +219,7 @@ def test_a_bad_record_is_replaced_in_its_bucket_counted_and_reported_once(caplog
     plan = build()
     bad = {"short": range(0, 288, 5), "long": [7]}
     clean = list(BucketStream(plan, readers()))
-    stream = BucketStream(plan, readers(bad))
+    stream = BucketStream(plan, readers(bad), max_bad_share=1.0)
     with caplog.at_level(logging.WARNING):
         repaired = list(stream)
     for (key, rows), (bad_key, bad_rows) in zip(clean, repaired, strict=True):
@@ -222,7 +227,7 @@ def test_a_bad_record_is_replaced_in_its_bucket_counted_and_reported_once(caplog
         assert not set(bad_rows) & set(bad.get(key, ()))
         for row, other in zip(rows, bad_rows, strict=True):
             assert (row != other) == (row in bad.get(key, ()))
-    assert list(BucketStream(plan, readers(bad))) == repaired
+    assert list(BucketStream(plan, readers(bad), max_bad_share=1.0)) == repaired
     caplog.clear()
     assert list(stream) == repaired
     assert not caplog.records
@@ -232,6 +237,7 @@ def test_a_bad_record_is_replaced_in_its_bucket_counted_and_reported_once(caplog
 def test_a_bad_record_is_logged_with_bucket_row_and_reason(caplog):
     stream = BucketStream(build(), readers({"long": [7]}))
     list(stream)
+    assert stream.replaced_rows == 1
     assert [r.message for r in caplog.records] == [
         "bad record replaced: bucket 'long', row 7: checksum of long/7"
     ]
@@ -246,8 +252,39 @@ def test_workers_agree_on_substitutes_and_add_up_their_counts():
     assert shared.bad_records == alone.bad_records == 4
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_replaced_rows_end_the_run_with_counts_and_reason(workers):
+    bad = {"short": range(0, 288, 60)}  # 5 of the 288 + 96 + 64 rows of one pass: 1.1 %
+    stream = BucketStream(build(), readers(bad))
+    loader = DataLoader(stream, batch_size=None, num_workers=workers, collate_fn=identity)
+    message = (
+        r"5 of the 448 rows that rank 0 reads in this run are bad \(5 different ones\), more than "
+        r"a share of 0\.01; the latest: bucket 'short', row \d+: checksum of short/\d+; restore"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        list(loader)
+    assert one_line(caught.value).startswith("5 of the 448 rows")
+    just_enough = BucketStream(build(), readers(bad), max_bad_share=5 / 448)
+    assert len(list(just_enough)) == len(just_enough)
+
+
+def test_the_share_counts_the_rows_of_the_rank_and_every_pass():
+    wanted = dict.fromkeys(("short", "middle", "long"), 2 * 96 * 24)
+    plan = build(wanted=wanted, repeat="reshuffle")
+    row = int(plan.rows(int(np.flatnonzero(plan.steps == 1)[0]), 1, 2)[0])
+    stream = BucketStream(plan, readers({"middle": [row]}), rank=1, world_size=2, max_bad_share=1.0)
+    planned = [plan.rows(step, 1, 2) for step in range(len(plan)) if plan.steps[step] == 1]
+    list(stream)
+    assert stream.replaced_rows == sum(int((rows == row).sum()) for rows in planned)
+    assert stream.bad_records == 1
+    total = sum(plan.rows(step, 1, 2).size for step in range(len(plan)))
+    stream.max_bad_share = 0.0
+    with pytest.raises(ValueError, match=f"of the {total} rows that rank 1 reads"):
+        list(stream)
+
+
 def test_a_hopeless_bucket_ends_the_run_with_its_name():
-    stream = BucketStream(build(), readers({"long": range(64)}))
+    stream = BucketStream(build(), readers({"long": range(64)}), max_bad_share=1.0)
     with pytest.raises(ValueError, match=r"bucket 'long': row .* and 16 substitutes are all bad"):
         list(stream)
 

@@ -55,6 +55,8 @@ def test_options_may_come_by_name_and_from_a_config_file(app: App, toy: Path) ->
         (["greet", "ann", "out.json", "--tmies", "1"], "unrecognized arguments: --tmies"),
         (["greet", "--names", "ann", "--out", "o.json", "more"], "unexpected word 'more'"),
         (["greet"], "names"),
+        (["greet", "ann", ""], "out is an empty path; write . for the current folder"),
+        (["greet", "ann", "--out="], "out is an empty path"),
         (["greet", "ann", "missing/out.json"], "No such file or directory: missing/out.json"),
     ],
 )

@@ -140,11 +140,29 @@ def test_resume_with_other_micro_batches_takes_the_steps_that_are_left(app: App)
     assert progress["ready"] == 40
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_made_longer_validates_where_it_ended_and_at_its_interval(
+    app: App, accumulate: int
+) -> None:
+    words = [f"--trainer.accumulate_grad_batches={accumulate}"]
+    assert fit(app, "run", *words, "--trainer.max_steps=13") == 0
+    (before,) = (row for row in validations("run") if row["step"] == 13)
+    assert fit(app, "run", *words, "--trainer.max_steps=25", "--resume=auto") == 0
+    after = validations("run")
+    assert [row["step"] for row in after] == [10, 13, 20, 25]
+    assert after[1]["val/error"] == before["val/error"]  # of the checkpoint's weights
+    steps = [row["step"] for row in read_metrics(Path("run/metrics.csv"))]
+    assert steps == sorted(steps)
+
+
+def validations(run: str) -> list[dict[str, float]]:
+    return [row for row in read_metrics(Path(run) / "metrics.csv") if "val/error" in row]
+
+
 def test_the_last_step_is_validated_and_the_best_survives_a_resume(app: App) -> None:
     words = [*FIT, "--trainer.max_steps=13", "--checkpoint.keep=9"]
     resume_equals_straight(app, words, Path(), stop=10)
-    steps = [row["step"] for row in read_metrics(Path("resumed/metrics.csv")) if "val/error" in row]
-    assert steps == [10, 13]
+    assert [row["step"] for row in validations("resumed")] == [10, 13]
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

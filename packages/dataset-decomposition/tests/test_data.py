@@ -170,6 +170,29 @@ def test_heldout_documents_are_whole_once_and_padded_little(prepared: Path) -> N
     assert sorted(seen) == list(range(30))
 
 
+def test_scoring_beyond_the_longest_trained_bucket_is_warned_of(
+    prepared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warned(data: DecompositionData) -> bool:
+        caplog.clear()
+        data.val_dataloader()
+        return "the longest bucket in training has" in caplog.text
+
+    assert not warned(make(prepared))
+    assert not warned(make(prepared, heldout_tokens=64))
+    assert warned(make(prepared, heldout_tokens=65))
+    assert not warned(make(prepared, heldout_tokens=65, rank=1, world=2))
+    short: dict[str, Any] = {"mixture": {"D_3": 1.0, "D_4": 1.0}, "total_steps": 6}
+    assert warned(make(prepared, **short))  # the data's longest bucket, which is not trained
+    assert "up to 64 tokens, but the longest bucket in training has 16:" in caplog.text
+    assert not warned(make(prepared, **short, heldout_tokens=16))
+    trained = make(prepared, **short, step=6).state_dict()
+    data = make(prepared)
+    data.run_plan = None  # as in `validate`
+    data.load_state_dict(trained)
+    assert warned(data)
+
+
 def ranks_of_one_run(
     rank: int, world: int, path: str, seeds: list[int]
 ) -> list[tuple[int, list[str]]]:

@@ -29,7 +29,7 @@ from tenfold.cli.functions import run_function
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def save_checkpoint(run: Path, *, vocab_size: int = 257) -> Path:
+def save_checkpoint(run: Path, *, vocab_size: int = 257, used: tuple[str, ...] = ("D_3",)) -> Path:
     torch.manual_seed(3)
     config = ModelConfig(vocab_size=vocab_size, dim=16, layers=1, heads=2, ffn_dim=24)
     weights = {f"decoder.{name}": tensor for name, tensor in Decoder(config).state_dict().items()}
@@ -37,6 +37,7 @@ def save_checkpoint(run: Path, *, vocab_size: int = 257) -> Path:
         "hyper_parameters": {"model": asdict(config)},
         "state_dict": weights,
         "global_step": 7,
+        "DecompositionData": {"used": {key: {"used": 1} for key in used}},
     }
     checkpoints.save(run / "checkpoints" / "step-00000007.ckpt", state)
     return run
@@ -118,10 +119,22 @@ def test_only_tasks_are_scored_without_held_out_documents(
         evaluate(place / "run", place / "bare", tasks=place / "tasks", plot=out, device="cpu")
 
 
-def test_the_scorer_knows_the_trained_length(place: Path) -> None:
-    scorer = load_scorer(place / "run", read_info(place / "data"), device="cpu")
-    assert isinstance(scorer, Scorer)
-    assert scorer.trained_length == 256
+def test_the_trained_length_is_the_checkpoints_whatever_the_data(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    info = read_info(place / "data")  # its longest bucket is D_8
+    for used, length in ((("D_3", "D_4"), 16), (("D_10", "D_8", "D_9"), 1024)):
+        run = save_checkpoint(tmp_path / str(length), used=used)
+        scorer = load_scorer(run, info, device="cpu")
+        assert isinstance(scorer, Scorer)
+        assert scorer.trained_length == length
+        caplog.clear()
+        list(scorer.losses([np.zeros(101, dtype=np.int64)]))
+        warned = [text for text in caplog.messages if "the model never saw those" in text]
+        assert len(warned) == (length == 16)
+    unknown = save_checkpoint(tmp_path / "unknown", used=())
+    assert load_scorer(unknown, info, device="cpu").trained_length == 256
+    assert "does not say which buckets it was trained on" in caplog.text
 
 
 def test_the_tokenizer_comes_from_the_data_or_by_name(place: Path, tmp_path: Path) -> None:

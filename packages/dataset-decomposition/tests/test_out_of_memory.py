@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
+import lightning
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from dataset_decomposition.config import ModelConfig
 from dataset_decomposition.module import DecompositionModule
@@ -57,6 +59,40 @@ def test_out_of_memory_names_bucket_micro_batch_and_remedy(forward: bool) -> Non
     # 48 rows of 8 are 6 rows of the longest bucket, 64: halves are 3 rows, still whole.
     with pytest.raises(ValueError, match=message) as caught:
         module.backward(module.training_step(batch, 0))
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+
+
+def test_the_optimisers_step_is_named_when_it_finds_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class FullSGD(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            closure()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    module = DecompositionModule(ModelConfig(vocab_size=257, dim=8, layers=1, heads=1))
+    monkeypatch.setattr(
+        module, "configure_optimizers", lambda: FullSGD(module.parameters(), lr=0.1)
+    )
+    batch = {"tokens": torch.zeros(2, 9, dtype=torch.long), "keys": []}
+    monkeypatch.setattr(module, "setup", lambda stage: None)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        log_every_n_steps=1,
+        max_steps=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    batches = DataLoader([batch], batch_size=None)
+    message = (
+        r"out of memory in the optimiser's step after bucket D_3, micro-batch of 2 rows of 8 "
+        r"tokens, .* 1: shard optimiser and model over devices \(FSDP\), or set trainer\.acc"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        trainer.fit(module, batches, batches)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from dataset_decomposition.cli import APP
 from tenfold import checkpoints
+from tenfold.callbacks.metrics import read_metrics
 from tenfold.testing import assert_same_weights
 
 RECIPE = """
@@ -22,6 +23,8 @@ data:
 checkpoint: {every_n_steps: 10, keep: 9}
 trainer: {accelerator: cpu, max_steps: 40, val_check_interval: 20, gradient_clip_val: 1.0}
 """
+
+RESUME = "--resume=run/checkpoints/step-000000"
 
 
 @pytest.fixture
@@ -74,6 +77,38 @@ def test_a_new_plan_in_mid_run_and_its_resume(folder: Path) -> None:
         checkpoints.remove(path)
     assert fit("again", *words, "--resume=auto", "--trainer.accumulate_grad_batches=1") == 0
     assert_same_weights(Path("run/checkpoints"), Path("again/checkpoints"))
+
+
+def validated(run: str) -> list[int]:
+    rows = read_metrics(Path(run) / "metrics.csv")
+    return [int(row["step"]) for row in rows if "val/nll_per_token" in row]
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_resumed_run_validates_at_the_same_steps(folder: Path, micro_batches: int) -> None:
+    accumulate = f"--trainer.accumulate_grad_batches={micro_batches}"
+    assert fit("run", accumulate, "--trainer.max_steps=30") == 0
+    assert validated("run") == [20, 30]
+    shutil.copytree("run", "again")
+    assert fit("run", accumulate, "--trainer.max_steps=30", f"{RESUME}10.ckpt") == 0
+    assert validated("run") == [20, 30]
+    # The run that ended at 30 goes on: its interval knows no step 30, its loader has had its end.
+    words = ["--trainer.max_steps=50", "--data.curriculum=uniform", "--data.repeat=reshuffle"]
+    for start, steps in ((30, [20, 30, 40, 50]), (20, [20, 40, 50])):
+        shutil.copytree("again", f"from{start}")
+        new_plan = f"--data.new_plan_from_step={start}"
+        resume = f"--resume=from{start}/checkpoints/step-000000{start}.ckpt"
+        assert fit(f"from{start}", accumulate, *words, new_plan, resume) == 0
+        assert validated(f"from{start}") == steps
+        state = checkpoints.load(checkpoints.newest(Path(f"from{start}/checkpoints")))
+        assert state["epoch"] == 0
+        counted = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
+        assert counted["ready"] == 50 * micro_batches
+
+
+def test_an_interval_longer_than_what_is_left_validates_at_the_end(folder: Path) -> None:
+    assert fit("run", "--data.skip_steps", '["30:33"]', "--trainer.val_check_interval=40") == 0
+    assert validated("run") == [37]
 
 
 def test_a_nan_names_the_step_to_leave_out(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dataset_decomposition.bucket_reader import BucketReader
+from dataset_decomposition.cli import APP
 from dataset_decomposition.manifest import read_manifest, write_manifest
 from dataset_decomposition.prepare import prepare
 from dataset_decomposition.records import open_dataset, write_rows
@@ -107,7 +108,9 @@ def test_each_shallow_problem_is_found(data: Path, message: str):
     SHALLOW[message](data)
     problems = find_problems(data)
     assert any(message in problem for problem in problems), problems
-    with pytest.raises(ValueError, match=r"has [0-9]+ problems: "):
+    number = len(problems)
+    count = "1 problem" if number == 1 else f"{number} problems"
+    with pytest.raises(ValueError, match=f"{data} has {count}: "):
         verify(data)
 
 
@@ -171,6 +174,17 @@ def test_held_out_tokens_are_read_in_depth(data: Path):
         tokens[-1] = value
         np.save(data / "heldout/tokens.npy", tokens)
         assert any(message in problem for problem in find_problems(data, deep=True))
+
+
+def test_an_empty_path_is_not_the_current_folder(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(data)
+    assert APP.main(["verify", ""]) == 2
+    assert capsys.readouterr().err == (
+        "error: data is an empty path; write . for the current folder\n"
+    )
+    assert APP.main(["verify", "."]) == 0
 
 
 def test_a_folder_without_dataset_json(tmp_path: Path):

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-import torch
 from torch.utils.data import DataLoader
 
+from dataset_decomposition.checksums import check_sha256
 from dataset_decomposition.heldout_batches import HeldoutBatches
 from dataset_decomposition.mixture import Mixture
 from dataset_decomposition.module import DocumentBatch, TrainBatch
 from dataset_decomposition.plan import build_plan
+from dataset_decomposition.plan_loader import PlanLoader
 from dataset_decomposition.records import BucketReader, open_dataset
 from dataset_decomposition.run_plan import RunPlan, begin_run, go_on, hash_shards, parse_ranges
 from dataset_decomposition.token_reader import TokenReader
+from dataset_decomposition.trained_length import warn_of_untrained
 from tenfold.bucketing import BucketPlan, BucketStream, Curriculum, PassPosition, assert_lockstep
 from tenfold.callbacks import NonFiniteError
 
@@ -53,6 +55,9 @@ class DecompositionData(lightning.LightningDataModule):
             steps are numbered from it.
         workers: Loader processes.
         heldout_tokens: Longest part of a held-out document that is scored; 0 is the longest bucket.
+        check: What is compared with the data set's records before anything is trained or scored:
+            sizes and counts, or the SHA-256 of every file as well, which reads all data once (the
+            first rank of each node does it, while the others wait).
         prepare: Options of `prepare` by name; the data set is made when it is not there.
     """
 
@@ -71,6 +76,7 @@ class DecompositionData(lightning.LightningDataModule):
         new_plan_from_step: int | None = None,
         workers: int = 1,
         heldout_tokens: int = 0,
+        check: Literal["sizes", "sha256"] = "sizes",
         prepare: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -94,16 +100,25 @@ class DecompositionData(lightning.LightningDataModule):
         self.new_plan_from_step = new_plan_from_step
         self.workers = workers
         self.heldout_tokens = heldout_tokens
+        self.check = check
         self.prepare_options = prepare
         self.run_plan: RunPlan | None = None
         self._restored: dict[str, Any] | None = None
 
     def prepare_data(self) -> None:
-        """Make the data set if it is not there and `prepare` says how; one process does it."""
+        """Make the data set if it is not there and `prepare` says how, and hash it if asked.
+
+        One process of a node does it.
+
+        Raises:
+            ValueError: A file is not what was prepared.
+        """
         if self.prepare_options is not None:
             from dataset_decomposition.prepare import prepare
 
             prepare(out=self.path, **self.prepare_options)
+        if self.check == "sha256":
+            check_sha256(self.path)
 
     def setup(self, stage: str) -> None:
         """Open the data set and, to train, plan the whole run on every rank alike.
@@ -126,7 +141,7 @@ class DecompositionData(lightning.LightningDataModule):
         """Return what is trained of the current plan, once there is one."""
         return self.run_plan.plan if self.run_plan else None
 
-    def train_dataloader(self) -> "PlanLoader":
+    def train_dataloader(self) -> PlanLoader:
         """Return this rank's micro-batches from the trainer's step on."""
         assert self.trainer is not None
         run = self._planned()
@@ -204,7 +219,7 @@ class DecompositionData(lightning.LightningDataModule):
         return self.run_plan
 
     def _end_at(self, end: int) -> None:
-        """Let the trainer stop when the plan does; it would begin it again.
+        """Let the trainer stop and validate when the plan does; it would begin it again.
 
         Raises:
             ValueError: The run is there already.
@@ -218,6 +233,10 @@ class DecompositionData(lightning.LightningDataModule):
         logger.info("%d steps are left out: the run ends at %d", self.total_steps - end, end)
         loop = self.trainer.fit_loop.epoch_loop
         loop.max_steps = min(loop.max_steps, end)  # a dry run has fewer
+        if type(every := self.trainer.val_check_interval) is int:
+            # Lightning refuses an interval that is longer than the data.
+            most = end * self.trainer.accumulate_grad_batches
+            self.trainer.val_check_interval = min(every, most)
 
     def _build(self, start: int, continued: Mapping[str, PassPosition]) -> BucketPlan:
         assert self.trainer is not None
@@ -248,10 +267,13 @@ class DecompositionData(lightning.LightningDataModule):
     def _heldout_loader(self) -> DataLoader[DocumentBatch]:
         assert self.trainer is not None
         longest = max(reader.seq_len for reader in self._readers().values())
+        max_targets = self.heldout_tokens or longest
+        if self.trainer.global_rank == 0:
+            warn_of_untrained(max_targets, self.plan, self._restored)
         batches = HeldoutBatches(
             *self.dataset.heldout(),
             at_least=self.trainer.world_size,
-            max_targets=self.heldout_tokens or longest,
+            max_targets=max_targets,
             # As much as a micro-batch of training: what fits there fits here.
             tokens_per_batch=max(
                 self.tokens_per_step
@@ -261,35 +283,3 @@ class DecompositionData(lightning.LightningDataModule):
         )
         mine = range(self.trainer.global_rank, len(batches), self.trainer.world_size)
         return DataLoader(batches, batch_size=None, sampler=mine, num_workers=0)
-
-
-class PlanLoader(DataLoader[TrainBatch]):
-    """Loader whose position is its data module's, restored before it is made.
-
-    Lightning takes a loader with these two methods for resumable.
-    """
-
-    def __init__(self, data: DecompositionData, stream: BucketStream[TrainBatch]) -> None:
-        super().__init__(
-            stream,
-            batch_size=None,
-            num_workers=data.workers,
-            pin_memory=torch.cuda.is_available(),
-        )
-        self._data = data
-        self._stream = stream
-
-    def __len__(self) -> int:
-        """Return the micro-batches of the whole run: Lightning's count begins before a new plan."""
-        assert self._data.run_plan is not None
-        return self._data.run_plan.end * self._stream.accum
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the data module's state."""
-        return self._data.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Check that the stream stands where the checkpoint says."""
-        assert self._data.run_plan is not None
-        step = self._data.run_plan.start + self._stream.step
-        assert state_dict["step"] == step, (state_dict["step"], step)

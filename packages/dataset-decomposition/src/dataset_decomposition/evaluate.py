@@ -20,6 +20,7 @@ from dataset_decomposition.scoring import Row, Scorer
 from dataset_decomposition.task_scores import TaskScore, score_task
 from dataset_decomposition.tasks import find_tasks, read_task
 from dataset_decomposition.tokenizer import Tokenizer, TokenizerSpec, find_tokenizer
+from dataset_decomposition.trained_length import trained_length
 from tenfold import atomic, checkpoints
 from tenfold.cli.evaluating import find_checkpoint
 
@@ -111,9 +112,11 @@ def load_scorer(
 ) -> Scorer:
     """Load a checkpoint's model to score data of `info` (`dataset.json`).
 
+    The scorer warns of rows beyond the longest bucket that the checkpoint's run has trained on.
+
     Args:
         checkpoint: Checkpoint or run folder.
-        info: Says vocabulary and longest trained length.
+        info: Says the vocabulary of the data to score.
         batch_tokens: Padded tokens of a batch.
         device: `auto` takes the GPU where there is one.
         bf16: Run the model under bfloat16 autocast.
@@ -133,11 +136,25 @@ def load_scorer(
         )
     return Scorer(
         decoder.to(place),
-        trained_length=1 << info["max_bucket"],
+        trained_length=_trained_length(state, info),
         batch_tokens=batch_tokens,
         device=place,
         bf16=bf16,
     )
+
+
+def _trained_length(state: Mapping[str, Any], info: Mapping[str, Any]) -> int:
+    """Return the longest bucket among those that the run has used, by its data module's state."""
+    used = state.get("DecompositionData", {}).get("used")
+    if used:
+        return trained_length(used)
+    length = 1 << info["max_bucket"]
+    _log.warning(
+        "the checkpoint does not say which buckets it was trained on: the longest of the data to "
+        "score, %d tokens, is taken for trained",
+        length,
+    )
+    return length
 
 
 def load_tokenizer(data: Path, info: Mapping[str, Any], name: str | None = None) -> Tokenizer:

@@ -31,7 +31,7 @@ from dataset_decomposition.losses import (
     valid_targets,
 )
 from dataset_decomposition.model import Decoder
-from dataset_decomposition.out_of_memory import StepSize, explain_out_of_memory
+from dataset_decomposition.out_of_memory import StepSize, explain_out_of_memory, out_of_memory
 from tenfold.attention import DocumentMask, document_mask
 from tenfold.optim import OptimConfig, configure
 
@@ -139,6 +139,17 @@ class DecompositionModule(lightning.LightningModule):
         """
         with explain_out_of_memory(self._step_size):
             super().backward(loss, *args, **kwargs)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take a step; its closure trains the micro-batch first.
+
+        Raises:
+            ValueError: The device's memory ran out.
+        """
+        try:
+            super().optimizer_step(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(self._step_size, updating=True) from error
 
     def configure_gradient_clipping(
         self,

@@ -41,9 +41,27 @@ class StepSize:
         return ", or ".join(options)
 
 
+def out_of_memory(size: StepSize, *, updating: bool = False) -> ValueError:
+    """Return an error that says what was trained on and what to change.
+
+    Args:
+        size: The micro-batch.
+        updating: Whether it was the optimiser that found no room, which needs the same after any.
+    """
+    place, remedy = "in", size.advice()
+    if updating:
+        place = "in the optimiser's step after"
+        remedy = f"shard optimiser and model over devices (FSDP), or {remedy}"
+    return ValueError(
+        f"out of memory {place} bucket D_{size.length.bit_length() - 1}, micro-batch of "
+        f"{size.rows} rows of {size.length:,} tokens, trainer.accumulate_grad_batches "
+        f"{size.accumulation}: {remedy}"
+    )
+
+
 @contextmanager
 def explain_out_of_memory(size: StepSize) -> Iterator[None]:
-    """Turn the device's error into one that says what was trained on and what to change.
+    """Turn the device's error into `out_of_memory`'s.
 
     Raises:
         ValueError: Memory ran out; the device's own message is its cause.
@@ -51,8 +69,4 @@ def explain_out_of_memory(size: StepSize) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ValueError(
-            f"out of memory in bucket D_{size.length.bit_length() - 1}, micro-batch of {size.rows} "
-            f"rows of {size.length:,} tokens, trainer.accumulate_grad_batches "
-            f"{size.accumulation}: {size.advice()}"
-        ) from error
+        raise out_of_memory(size) from error

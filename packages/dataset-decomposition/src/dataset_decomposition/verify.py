@@ -182,7 +182,8 @@ def verify(data: Path, *, deep: bool = False) -> None:
     problems = find_problems(data, deep=deep)
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{data} has {len(problems)} problems: {'; '.join(problems[:5])}{more}")
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ValueError(f"{data} has {count}: {'; '.join(problems[:5])}{more}")
     info = read_info(data)
     sequences = sum(bucket["sequences"] for bucket in info["buckets"].values())
     how = "every token read" if deep else "files, counts and sums"

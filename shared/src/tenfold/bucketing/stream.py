@@ -18,6 +18,7 @@ from tenfold.bucketing.sampler import check_split
 logger = logging.getLogger(__name__)
 
 MAX_SUBSTITUTES = 16
+MAX_BAD_SHARE = 0.01
 _WORKER_SLOTS = 1024
 
 Batch = TypeVar("Batch")
@@ -31,6 +32,8 @@ class BucketStream(StepCursor, IterableDataset[Batch]):
     which is the order in which `DataLoader` collects them. A record that its reader reports as bad
     is replaced by another row of the same bucket, chosen by (seed, bucket, row) alone: no rank
     falls out of step, and a resumed run sees the same row. Each bad row is logged once per worker.
+    When more than `max_bad_share` of the rows that this rank has in the plan were replaced, the
+    stream ends with a ValueError: the data are damaged, and the substitutes would be repeats.
 
     Position and resume are those of `StepCursor`; workers take the position when they start, so
     `persistent_workers=True` is refused at a second iteration.
@@ -41,10 +44,11 @@ class BucketStream(StepCursor, IterableDataset[Batch]):
         rank: This rank, from 0.
         world_size: Number of data-parallel ranks.
         accum: Micro-batches per optimiser step.
+        max_bad_share: Largest share of replaced rows, in [0, 1].
 
     Raises:
-        ValueError: A reader is missing or has another length than its bucket, or the global batches
-            do not split into `world_size * accum` equal parts.
+        ValueError: A reader is missing or has another length than its bucket, the global batches
+            do not split into `world_size * accum` equal parts, or the share is none.
     """
 
     def __init__(
@@ -55,7 +59,10 @@ class BucketStream(StepCursor, IterableDataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
         accum: int = 1,
+        max_bad_share: float = MAX_BAD_SHARE,
     ) -> None:
+        if not 0 <= max_bad_share <= 1:
+            raise ValueError(f"max_bad_share must be in [0, 1], got {max_bad_share}")
         super().__init__(plan)
         check_split(plan, rank, world_size, accum)
         _check_readers(plan, readers)
@@ -63,9 +70,13 @@ class BucketStream(StepCursor, IterableDataset[Batch]):
         self.rank = rank
         self.world_size = world_size
         self.accum = accum
+        self.max_bad_share = max_bad_share
+        taken = (stats.steps * stats.items_per_step for stats in plan.stats().values())
+        self._num_rows = sum(taken) // world_size
         self._bad: set[tuple[str, int]] = set()
         # One slot per worker: workers never write to the same number.
         self._bad_counts = torch.zeros(_WORKER_SLOTS, dtype=torch.int64).share_memory_()
+        self._replaced = torch.zeros(_WORKER_SLOTS, dtype=torch.int64).share_memory_()
         self._started_in_worker = False
 
     def __iter__(self) -> Iterator[Batch]:
@@ -89,6 +100,11 @@ class BucketStream(StepCursor, IterableDataset[Batch]):
         """Bad rows met so far, added over the workers of this rank."""
         return int(self._bad_counts.sum())
 
+    @property
+    def replaced_rows(self) -> int:
+        """Rows of batches replaced so far, added over the workers; a row counts at each use."""
+        return int(self._replaced.sum())
+
     def _read(self, step: int, part: int, *, slot: int) -> Batch:
         key = self.plan.buckets[int(self.plan.steps[step])].key
         reader = self.readers[key]
@@ -98,8 +114,21 @@ class BucketStream(StepCursor, IterableDataset[Batch]):
             try:
                 return reader.read(rows.copy())
             except BadRecordError as error:
+                before = int(np.count_nonzero(tries))
                 self._substitute(key, error, planned, rows, tries)
                 self._report(key, error, slot)
+                self._replaced[slot] += int(np.count_nonzero(tries)) - before
+                self._check_share(key, error)
+
+    def _check_share(self, key: str, error: BadRecordError) -> None:
+        if (replaced := self.replaced_rows) <= self.max_bad_share * self._num_rows:
+            return
+        raise ValueError(
+            f"{replaced} of the {self._num_rows} rows that rank {self.rank} reads in this run are "
+            f"bad ({self.bad_records} different ones), more than a share of {self.max_bad_share}; "
+            f"the latest: bucket {key!r}, row {error.row}: {error.reason}; restore the damaged "
+            "files or make the data anew"
+        ) from error
 
     def _report(self, key: str, error: BadRecordError, slot: int) -> None:
         if (key, error.row) in self._bad:

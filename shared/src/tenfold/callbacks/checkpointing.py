@@ -12,7 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from tenfold import checkpoints
-from tenfold.callbacks.loop_state import count_micro_batches, rerun_validation
+from tenfold.callbacks.loop_state import count_micro_batches, go_on_in_epoch, validate_first
 from tenfold.callbacks.signals import Preempted, StopSignal
 
 log = logging.getLogger(__name__)
@@ -97,13 +97,17 @@ class RunCheckpoint(Checkpoint):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Set aside what an abandoned continuation of this step has left."""
+        """Set aside what an abandoned continuation has left; validate the step if that is due."""
         self.signals.install()
         self._accumulate = trainer.accumulate_grad_batches
         self._seen_step = trainer.global_step
         if trainer.is_global_zero:
             checkpoints.set_aside(self.folder, after_step=trainer.global_step)
         trainer.strategy.barrier()
+        go_on_in_epoch(trainer)
+        if self._unvalidated:
+            validate_first(trainer)
+            self._unvalidated = False
 
     def on_train_batch_end(
         self,
@@ -204,7 +208,7 @@ class RunCheckpoint(Checkpoint):
         pl_module: lightning.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Mend Lightning's counters, see `loop_state`.
+        """Note whether a validation is due, and mend Lightning's counters, see `loop_state`.
 
         Raises:
             ValueError: Accumulation changed in a later epoch.
@@ -212,8 +216,7 @@ class RunCheckpoint(Checkpoint):
         if trainer.state.fn != "fit":
             return
         before = checkpoint["callbacks"][self.state_key]
-        if before["unvalidated"]:
-            rerun_validation(checkpoint["loops"])
+        self._unvalidated = before["unvalidated"]
         now = trainer.accumulate_grad_batches
         if now != before["accumulate"]:
             step = checkpoint["global_step"]

@@ -1,24 +1,43 @@
 """What Lightning's loops need to be told when a run goes on from one of our checkpoints.
 
 A checkpoint is written before the validation of its step, and may be taken up with another number
-of micro-batches a step. Both are mended in the checkpoint's loop counters before Lightning reads
-them (lightning 2.6; the tests of `fit` watch that it stays so).
+of micro-batches a step (lightning 2.6; the tests of `fit` watch that it stays so).
 """
 
+import math
 from typing import Any
 
+import lightning
 
-def rerun_validation(loops: dict[str, Any]) -> None:
-    """Let the validation that is due at the checkpoint's step run, where Lightning would skip it.
 
-    The counters are those of a validation stopped in its first batch, which Lightning begins anew.
-    It then ends the training batch a second time, so one batch less has been counted before.
+def go_on_in_epoch(trainer: lightning.Trainer) -> None:
+    """Take back the end of the epoch where a shorter run has ended and this one has more batches.
+
+    Lightning believes the checkpoint's word that its batch was the last one of the data, and would
+    count empty epochs. Call it when training starts: before, the number of batches is not known.
     """
-    loops["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
-    total = loops["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
-    total.update(ready=1, started=1, processed=0, completed=0)
-    current = loops["fit_loop"]["epoch_loop.val_loop.batch_progress"]["current"]
-    current.update(ready=0, started=0, processed=0, completed=0)
+    fit_loop = trainer.fit_loop
+    batches = fit_loop.epoch_loop.batch_progress
+    length = fit_loop.max_batches
+    if not batches.is_last_batch or not batches.current.ready < length or math.isinf(length):
+        return
+    batches.is_last_batch = False
+    for epochs in (fit_loop.epoch_progress.total, fit_loop.epoch_progress.current):
+        epochs.processed -= 1  # pyright: ignore[reportAttributeAccessIssue]
+        epochs.completed -= 1
+
+
+def validate_first(trainer: lightning.Trainer) -> None:
+    """Run the validation of the checkpoint's step, before the next training batch.
+
+    Lightning takes it for done. It is run whether or not the step would be validated by the present
+    interval and length: the last step of a shorter run need not be.
+    """
+    val_loop = trainer.fit_loop.epoch_loop.val_loop
+    val_loop.restarting = False  # the saved progress is that of the validation before
+    trainer.validating = True
+    val_loop.run()
+    trainer.training = True
 
 
 def count_micro_batches(loops: dict[str, Any], *, step: int, accumulate: int) -> None:

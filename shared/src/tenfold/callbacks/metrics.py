@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -12,6 +12,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tenfold import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class MetricsFile(Logger):
@@ -139,7 +142,13 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Plot `train/loss` and every `val/*` against the step, a PNG of two panels.
+    """Plot `train/loss` and every `val/*` against the optimiser step, a PNG of two panels."""
+    with atomic.open_atomic(path) as file:
+        curves(rows).savefig(file, format="png", dpi=120)
+
+
+def curves(rows: Sequence[Mapping[str, float]]) -> "Figure":
+    """Return the figure of `draw_curves`; its value axes are named after what they show.
 
     The terms of the loss stand in the CSV; unweighted, they would not share an axis.
     """
@@ -153,9 +162,10 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
             points = [(row["step"], row[name]) for row in rows if name in row]
             steps, values = ([point[axis] for point in points] for axis in (0, 1))
             axes.plot(steps, values, label=name, marker="." if len(points) < 30 else "")
-        axes.set(title=title, xlabel="step")
+        # More names than two do not fit beside an axis; the legend has them.
+        name = ", ".join(names) if len(names) <= 2 else f"{title} metrics"
+        axes.set(title=title, xlabel="optimiser step", ylabel=name)
         axes.grid(alpha=0.3)
         if names:
             axes.legend(fontsize="small")
-    with atomic.open_atomic(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+    return figure

@@ -43,7 +43,11 @@ def report_errors(call: Callable[[], int]) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """Fold an error's message into one line."""
+    """Fold an error's message into one line; of a loader worker's, without its traceback."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if text.startswith("Caught ") and " in DataLoader worker process " in text:
+        # torch puts the worker's traceback into the message; its last line begins with the name.
+        text = text.rpartition(f"{type(error).__name__}: ")[2]
+    return " ".join(text.split()) or type(error).__name__

@@ -8,6 +8,7 @@ needs no value.
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
@@ -37,7 +38,7 @@ def shell_words(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
     """Rewrite shell-style words into the `--name=value` words that jsonargparse takes.
 
     Raises:
-        ValueError: More bare words than required arguments.
+        ValueError: More bare words than required arguments, or a path is empty.
     """
     hints = get_type_hints(function)
     required = _required_arguments(function)
@@ -89,6 +90,9 @@ def _as_option(name: str, values: list[str], hint: Any) -> str:
         return f"--{name}={values[0] if values else 'true'}"
     if not values:
         return f"--{name}"
+    if _is_path(hint) and "" in values:
+        # Path("") is the current folder: an unset variable of a script would name it in silence.
+        raise ValueError(f"{name} is an empty path; write . for the current folder")
     if _is_list(hint) and not values[0].startswith("["):
         numbers = {int, float} & set(get_args(_list_of(hint)))
         return f"--{name}=[{','.join(values if numbers else map(json.dumps, values))}]"
@@ -97,6 +101,10 @@ def _as_option(name: str, values: list[str], hint: Any) -> str:
 
 def _is_list(hint: Any) -> bool:
     return _list_of(hint) is not None
+
+
+def _is_path(hint: Any) -> bool:
+    return Path in (hint, *get_args(hint), *get_args(_list_of(hint)))
 
 
 def _list_of(hint: Any) -> Any | None:
