@@ -52,6 +52,6 @@ def count_threads_and_fail() -> None:
 
 def test_one_thread_is_given_back() -> None:
     before = torch.get_num_threads()
-    with pytest.raises(RuntimeError, match="^1$"):
+    with pytest.raises(RuntimeError, match=r"^1$"):
         count_threads_and_fail()
     assert torch.get_num_threads() == before

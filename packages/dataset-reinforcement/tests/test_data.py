@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_reinforcement import AUGMENT, CLASSES, SIZE, TinyData
+from tiny_reinforcement import AUGMENT, CLASSES, SEED, SIZE, TinyData
 
-from dataset_reinforcement.config import ResolutionConfig
+from dataset_reinforcement.config import CurriculumConfig, ResolutionConfig
 from dataset_reinforcement.data import ReinforcementData
 from dataset_reinforcement.replay import ImageBatch
 
@@ -175,9 +175,20 @@ def test_a_run_goes_on_with_its_own_data_only(tiny: TinyData) -> None:
         ({"seed": 1}, "seed 0, now it is 1"),
         ({"batch_size": 4}, "batch_size 8, now it is 4"),
         ({"mode": "erm"}, "fingerprint"),
+        ({"store": tiny.store(seed=SEED + 1)}, "store"),
+        ({"views": 2}, "store"),
+        ({"share": 0.5}, r"share 0\.99, now it is 0\.5"),
+        ({"augment": dataclasses.replace(AUGMENT, flip=0.0)}, "augment"),
+        ({"curriculum": CurriculumConfig(order="band", band=(0.0, 0.9))}, "curriculum"),
+        ({"resolution": ResolutionConfig(low=8, high=16, scales=2, multiple=4)}, "resolution"),
     ):
         with pytest.raises(ValueError, match=f"the interrupted run had data.{name}"):
             make(tiny, **changes).load_state_dict(state)
+    make(tiny, total_steps=9).load_state_dict(state)
+    sizes = {"resolution": ResolutionConfig(low=8, high=16, scales=2, multiple=4)}
+    planned = make(tiny, **sizes).state_dict()
+    with pytest.raises(ValueError, match=r"data\.total_steps 7, now it is 9"):
+        make(tiny, total_steps=9, **sizes).load_state_dict(planned)
 
 
 @pytest.mark.parametrize(

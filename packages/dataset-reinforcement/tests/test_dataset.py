@@ -14,8 +14,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop
 
 from dataset_reinforcement.config import CurriculumConfig
-from dataset_reinforcement.dataset import ReinforcedImages, ReinforcedStream, images_at
+from dataset_reinforcement.dataset import ReinforcedImages, ReinforcedStream
 from dataset_reinforcement.evaluation_images import EvaluationImages
+from dataset_reinforcement.image_order import images_at
 from dataset_reinforcement.images import open_images
 from dataset_reinforcement.replay import Place, ReplayConfig, as_float, collate, one_hot
 from dataset_reinforcement.resolution import FixedPlan
@@ -217,9 +218,10 @@ def test_evaluation_takes_every_image_once_and_ranks_alike(
     ]
     keys = [key for share in shares for n in range(len(share)) for key in share[n]["keys"]]
     assert sorted(keys) == sorted(images.key(index) for index in range(11))
-    if batch_size > 1:
-        assert len({len(share) for share in shares}) == 1
-    assert max(len(share[n]["label"]) for share in shares for n in range(len(share))) <= batch_size
+    # DistributedDataParallel sends buffers at each batch: a rank with one more would wait for ever.
+    assert len({len(share) for share in shares}) == 1
+    largest = max(len(share[n]["label"]) for share in shares for n in range(len(share)))
+    assert largest <= max(batch_size, 2)
 
 
 def test_evaluation_crops_the_centre(tiny: TinyData) -> None:

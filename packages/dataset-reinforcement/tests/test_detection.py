@@ -286,7 +286,7 @@ def test_batches_are_one_order_for_any_number_of_ranks_and_any_start() -> None:
         assert list(half) == [batch[2 * rank : 2 * rank + 2] for batch in whole]
     micro = list(islice(EndlessBatches(7, 4, seed=2, start=2, accum=2), 4))
     assert [micro[0] + micro[1], micro[2] + micro[3]] == whole[2:4]
-    with pytest.raises(ValueError, match="multiple of 3 ranks times 1 micro-batches, got 4"):
+    with pytest.raises(ValueError, match="positive multiple of ranks x micro-batches = 3, got 4"):
         EndlessBatches(7, 4, seed=2, world_size=3)
 
 

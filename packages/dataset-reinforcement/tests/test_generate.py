@@ -102,6 +102,17 @@ def test_how_views_are_scheduled_changes_no_label(
             np.testing.assert_allclose(one.probabilities, two.probabilities, atol=1e-3)
 
 
+def test_the_number_of_threads_of_the_caller_stays(
+    images: Path, teacher: TeacherConfig, tmp_path: Path
+):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    make(images, tmp_path / "out", teacher)
+    found = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    assert found == 2
+
+
 def test_view_threads_and_images_in_tow_leave_the_bytes(
     images: Path, teacher: TeacherConfig, tmp_path: Path
 ):

@@ -207,13 +207,6 @@ def test_an_unfinished_shard_stops_finishing(path: Path) -> None:
         StoreWriter(path, describe(CONFIG)).finish(info.parts)
 
 
-def test_a_model_of_other_classes_is_refused(path: Path) -> None:
-    store = Store.open(path)
-    store.check_classes(12)
-    with pytest.raises(ValueError, match="has 12 classes, the model 10"):
-        store.check_classes(10)
-
-
 def test_the_right_images_pass(path: Path) -> None:
     Store.open(path).check_source(images())
 

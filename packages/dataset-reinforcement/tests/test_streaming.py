@@ -13,11 +13,14 @@ import torch
 from PIL import Image
 from tiny_reinforcement import AUGMENT, CLASSES, SEED, SIZE, TinyData
 
+from dataset_reinforcement import data as data_module
+from dataset_reinforcement import image_decoding
 from dataset_reinforcement.data import ReinforcementData
 from dataset_reinforcement.dataset import ReinforcedImages
 from dataset_reinforcement.generate import generate
 from dataset_reinforcement.images import open_images
 from dataset_reinforcement.replay import ImageBatch, Place, ReplayConfig, as_float
+from dataset_reinforcement.store import versions
 from dataset_reinforcement.store.reading import Store
 from dataset_reinforcement.streaming import PackedImages, pack
 from tenfold.shards import TarMembers, read_index, verify
@@ -164,6 +167,31 @@ def test_what_is_not_reinforced_or_damaged(
         pack(str(tmp_path / "images"), tmp_path / "store", tmp_path / "packed")
 
 
+def pack_arrays(tiny: TinyData, tmp_path: Path) -> Path:
+    pack(tiny.train, tiny.store(), tmp_path / "packed", shard_size=10)
+    return tmp_path / "packed"
+
+
+def test_packed_views_of_other_libraries_need_leave(
+    folder: Path, tiny: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = versions.library_versions()
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "library_versions", lambda: real | {"torch": "0.1"})
+        with pytest.raises(ValueError, match=r"\(here 0\.1\).*allow_other_versions"):
+            make(folder, tiny)
+        make(folder, tiny, allow_other_versions=True)
+    policy = image_decoding.decode_policy()
+    monkeypatch.setattr(data_module, "decode_policy", lambda: policy | {"jpeg": "0.1"})
+    with pytest.raises(ValueError, match=r"jpeg .* \(here 0\.1\).*allow_other_versions"):
+        make(folder, tiny)
+    make(folder, tiny, allow_other_versions=True)
+    data = ReinforcementData(
+        tiny.val, packed=pack_arrays(tiny, tmp_path), augment=AUGMENT, eval_resize=0
+    )
+    data.setup("fit")  # its PNG decode alike whatever reads JPEG
+
+
 def test_partners_must_be_in_reach(folder: Path, tiny: TinyData, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="multiple of the store's partner_group 4, got 6"):
         pack(str(folder / "images"), folder / "store", tmp_path / "a", shard_size=6)
@@ -174,9 +202,8 @@ def test_partners_must_be_in_reach(folder: Path, tiny: TinyData, tmp_path: Path)
 
 
 def test_images_of_an_array_become_png(tiny: TinyData, tmp_path: Path) -> None:
-    pack(tiny.train, tiny.store(), tmp_path / "packed", shard_size=10)
     images = open_images(tiny.train)
-    members = TarMembers(tmp_path / "packed" / "shard-00001.tar")
+    members = TarMembers(pack_arrays(tiny, tmp_path) / "shard-00001.tar")
     with Image.open(io.BytesIO(members.read("000000013", "png"))) as image:
         assert np.array_equal(np.asarray(image), images.load(13).permute(1, 2, 0).numpy())
 

@@ -16,7 +16,7 @@ from dataset_reinforcement.model import build_model
 from dataset_reinforcement.teacher import Member, Teacher, build_teacher, prepare
 from dataset_reinforcement.teacher_config import MemberConfig, TeacherConfig
 from dataset_reinforcement.teacher_members import weights_sha256
-from dataset_reinforcement.top_labels import label_entropy, top_labels
+from dataset_reinforcement.top_labels import top_labels
 
 PLAIN: dict[str, Any] = {"size": None, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -282,15 +282,13 @@ def test_a_sum_above_one_is_divided_by_and_counted():
 @pytest.mark.parametrize(("top_k", "classes"), [(3, 10), (9, 10), (10, 10), (1, 1)])
 def test_the_entropy_is_that_of_the_completed_label(top_k: int, classes: int):
     torch.manual_seed(0)
-    stored = (2 * torch.randn(5, classes, dtype=torch.float64)).softmax(-1)
-    stored = stored.sort(descending=True).values[:, :top_k]
-    found = label_entropy(stored, num_classes=classes)
-    for row, values in enumerate(stored.tolist()):
+    found = top_labels((2 * torch.randn(5, classes)).softmax(-1), top_k)
+    for row, values in enumerate(found.probabilities.astype(np.float64).tolist()):
         rest = (
             [(1 - sum(values)) / (classes - top_k)] * (classes - top_k) if classes > top_k else []
         )
         naive = -sum(q * np.log(q) for q in values + rest)
-        assert float(found[row]) == pytest.approx(naive, abs=1e-6)
+        assert float(found.entropy[row]) == pytest.approx(naive, abs=1e-6)
 
 
 def test_an_ensemble_is_described_in_the_order_of_its_members(tmp_path: Path):

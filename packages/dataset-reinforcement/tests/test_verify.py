@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from teacher_files import OPTIONS, make_teacher, write_images, write_member
 
+from dataset_reinforcement.apple.export_apple import export_apple
+from dataset_reinforcement.apple.import_apple import import_apple
 from dataset_reinforcement.generate import generate
 from dataset_reinforcement.images import open_images
 from dataset_reinforcement.store.reading import Store
@@ -93,6 +95,25 @@ def test_another_teacher_or_other_images_are_refused(made: Made, tmp_path: Path)
         verify(made.store, str(images), made.teacher)
     with pytest.raises(ValueError, match=r"sample must be >= 1, got 0"):
         verify(made.store, str(made.images), made.teacher, sample=0)
+
+
+def test_an_imported_store_is_measured_with_the_teacher_given(
+    made: Made,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+):
+    """Official folders do not tell their teacher's weights."""
+    export_apple(made.store, tmp_path / "official")
+    import_apple(tmp_path / "official", tmp_path / "out", images=str(made.images))
+    assert verify(tmp_path / "out", str(made.images), made.teacher, sample=30) == 0
+    assert "30 views: largest |dp|" in capsys.readouterr().out
+    assert "the given one is believed" in caplog.text
+
+
+def test_a_device_that_is_not_there_is_refused(made: Made):
+    with pytest.raises(ValueError, match=r"device must be auto, cpu, cuda .* got 'abacus'"):
+        verify(made.store, str(made.images), made.teacher, device="abacus")
 
 
 def test_a_store_of_one_view_has_no_control(

@@ -15,11 +15,14 @@ from torch.utils.data import DataLoader
 from dataset_reinforcement.config import CurriculumConfig, Mode, ResolutionConfig
 from dataset_reinforcement.dataset import ReinforcedImages, ReinforcedStream
 from dataset_reinforcement.evaluation_images import EvaluationImages
-from dataset_reinforcement.images import ImageSource, open_images
+from dataset_reinforcement.image_decoding import decode_policy
+from dataset_reinforcement.images import ImageSource, check_same_classes, open_images
 from dataset_reinforcement.replay import ImageBatch, ReplayConfig
 from dataset_reinforcement.resolution import FixedPlan, StepPlan, VariablePlan, check_batch
+from dataset_reinforcement.resume import check_same_run, deciding_values
 from dataset_reinforcement.store.info import StoreInfo
 from dataset_reinforcement.store.reading import Store
+from dataset_reinforcement.store.versions import check_decode, check_versions
 from dataset_reinforcement.streaming import PackedImages, PackedLoader
 from tenfold.augment.config import AugmentConfig
 from tenfold.loader import StepLoader
@@ -114,8 +117,7 @@ class ReinforcementData(lightning.LightningDataModule):
     @property
     def num_classes(self) -> int:
         """Number of classes; the module compares it with its head."""
-        assert self.held_out is not None
-        return len(self.held_out.classes)
+        return len(self._held_out().classes)
 
     def prepare_data(self) -> None:
         """Make the demo's store if `prepare` says how; one process does it."""
@@ -183,8 +185,19 @@ class ReinforcementData(lightning.LightningDataModule):
         return self._held_out_loader()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the order of the examples and their targets depend on."""
-        return {"seed": self.seed, "batch_size": self.batch_size, **self._identity()}
+        """Return what must be the same when the run is continued."""
+        assert self.training is not None
+        if isinstance(self.training, PackedImages):
+            config = self._replay_config(self.training.info)
+        else:
+            config = self.training.config
+        return deciding_values(
+            self.training,
+            config,
+            batch_size=self.batch_size,
+            resolution=self.resolution,
+            total_steps=self.total_steps,
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compare the data with those of the interrupted run, now or when they are opened."""
@@ -195,7 +208,7 @@ class ReinforcementData(lightning.LightningDataModule):
         if not self.images_spec:
             raise ValueError("data.images must name the images to train on, or give data.packed")
         images = open_images(self.images_spec)
-        self._check_held_out(images.classes)
+        check_same_classes(images.classes, self._held_out().classes)
         if self.store_path is None or self.mode == "erm":
             return ReinforcedImages(images, self._replay_config(None))
         store = Store.open(self.store_path, allow_partial=self.allow_partial)
@@ -206,21 +219,20 @@ class ReinforcementData(lightning.LightningDataModule):
     def _open_packed(self) -> PackedImages:
         assert self.packed_path is not None
         packed = PackedImages(self.packed_path)
-        self._check_held_out(packed.info.classes)
+        check_same_classes(packed.info.classes, self._held_out().classes)
+        check_versions(packed.info.versions, allow_other_versions=self.allow_other_versions)
+        if "jpeg" in packed.info.decode:  # other images were packed as PNG, which all decode alike
+            check_decode(
+                packed.info.decode,
+                decode_policy(),
+                allow_other_versions=self.allow_other_versions,
+            )
         for name, most in (("views", packed.num_views), ("top_k", packed.info.top_k)):
             if getattr(self, name) > most:
                 raise ValueError(
                     f"data.{name} is {getattr(self, name)}, {self.packed_path} has {most}"
                 )
         return packed
-
-    def _check_held_out(self, classes: tuple[str, ...]) -> None:
-        assert self.held_out is not None
-        if classes != self.held_out.classes:
-            raise ValueError(
-                f"the {len(classes)} classes to train on are not the {len(self.held_out.classes)} "
-                f"of the images to measure on: {_first_difference(classes, self.held_out.classes)}"
-            )
 
     def _replay_config(self, info: StoreInfo | None) -> ReplayConfig:
         return ReplayConfig(
@@ -264,9 +276,8 @@ class ReinforcementData(lightning.LightningDataModule):
         )
 
     def _held_out_loader(self) -> DataLoader[ImageBatch]:
-        assert self.held_out is not None
         images = EvaluationImages(
-            self.held_out,
+            self._held_out(),
             size=self.augment.size,
             resize=self.eval_resize or None,
             batch_size=self.eval_batch_size,
@@ -275,34 +286,14 @@ class ReinforcementData(lightning.LightningDataModule):
         )
         return DataLoader(images, batch_size=None, num_workers=self.workers)
 
+    def _held_out(self) -> ImageSource:
+        assert self.held_out is not None
+        return self.held_out
+
     def _trainer(self) -> lightning.Trainer:
         assert self.trainer is not None
         return self.trainer
 
-    def _identity(self) -> dict[str, Any]:
-        if isinstance(self.training, PackedImages):
-            return {"images": self.training.num_images, "fingerprint": self.training.index.sha256}
-        assert self.training is not None
-        store = self.training.store
-        return {
-            "images": len(self.training),
-            "fingerprint": store.info.fingerprint if store else None,
-        }
-
     def _check_restored(self) -> None:
-        if self._restored is None or self.training is None:
-            return
-        now = self.state_dict()
-        for name, was in self._restored.items():
-            if now.get(name) != was:
-                raise ValueError(
-                    f"the interrupted run had data.{name} {was}, now it is {now.get(name)}; go on "
-                    "with the data and settings of that run"
-                )
-
-
-def _first_difference(one: tuple[str, ...], other: tuple[str, ...]) -> str:
-    for place, names in enumerate(zip(one, other, strict=False)):
-        if names[0] != names[1]:
-            return f"class {place} is {names[0]!r} and {names[1]!r}"
-    return "one has more"
+        if self._restored is not None and self.training is not None:
+            check_same_run(self._restored, self.state_dict())

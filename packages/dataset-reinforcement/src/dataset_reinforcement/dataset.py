@@ -1,7 +1,6 @@
-"""Images by index with their reinforcements, and the endless order in which a run takes them.
+"""Images by index with their reinforcements, and the stream of them that a run takes.
 
-Place `n` of the order is image `n mod N` of a permutation drawn for epoch `n // N`: every epoch has
-every image exactly once, and batches run across the borders of epochs, so that none is smaller.
+The order is that of `image_order`.
 """
 
 import logging
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from dataset_reinforcement.image_order import images_at
 from dataset_reinforcement.images import ImageDecodeError, ImageSource
 from dataset_reinforcement.replay import (
     Example,
@@ -27,8 +27,6 @@ from dataset_reinforcement.store.columns import Reinforcement
 from dataset_reinforcement.store.reading import Store
 from dataset_reinforcement.views import draw_reinforcement
 from tenfold.augment.params import MixParams, ViewParams
-from tenfold.bucketing.keys import key_words
-from tenfold.bucketing.permutation import permute
 
 logger = logging.getLogger(__name__)
 
@@ -177,15 +175,6 @@ class ReinforcedStream(IterableDataset[ImageBatch]):
             Place(epoch, index, shape.size, epoch * size / self._num_places)
             for epoch, index in images_at(range(first, first + share), size=size, seed=seed)
         ]
-
-
-def images_at(places: range, *, size: int, seed: int) -> Iterator[tuple[int, int]]:
-    """Yield epoch and image of consecutive places of the endless order of `size` images."""
-    for epoch in range(places.start // size, (places.stop - 1) // size + 1):
-        begin = max(places.start, epoch * size) - epoch * size
-        end = min(places.stop, (epoch + 1) * size) - epoch * size
-        for index in permute(np.arange(begin, end), size, key_words(seed, "images", epoch)):
-            yield epoch, int(index)
 
 
 class _Sizes(Sequence[tuple[int, int]]):

@@ -4,7 +4,7 @@ The teachers see eleven faces, the student's images are of four: as in the paper
 have learnt from more data reaches the student through the stored labels alone.
 """
 
-import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
@@ -16,11 +16,10 @@ from dataset_reinforcement.generate import generate
 from dataset_reinforcement.images import open_images
 from dataset_reinforcement.module import ReinforcementModule
 from dataset_reinforcement.teacher_config import MemberConfig, TeacherConfig
-from tenfold import atomic
 from tenfold.augment.config import AugmentConfig
+from tenfold.cli.quiet import silence_adverts
+from tenfold.jobs import run_jobs
 from tenfold.optim import OptimConfig
-
-log = logging.getLogger(__name__)
 
 # Characters must not be mirrored, nor cropped so far that they turn into others.
 GLYPH_AUGMENT = AugmentConfig(
@@ -31,8 +30,70 @@ GLYPH_AUGMENT = AugmentConfig(
     erase=0.25,
     erase_scale=(0.02, 0.15),
 )
-BATCH = 32
+BATCH = 64
+SHARD_IMAGES = 300
 MEAN, STD = (0.1, 0.1, 0.1), (0.25, 0.25, 0.25)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoTeachers:
+    """An ensemble of the demo's teachers.
+
+    Attributes:
+        characters: Classes.
+        members: Networks.
+        width: Channels of a network's first stage.
+        epochs: Passes of each network over its images.
+        seed: Key of their weights and of their order of images.
+    """
+
+    characters: int
+    members: int
+    width: int
+    epochs: int
+    seed: int
+
+    @property
+    def images(self) -> str:
+        """Name the images that teachers train on."""
+        return f"demo:glyphs/teacher/{self.characters}"
+
+    def file(self, member: int) -> str:
+        """Name the file of a member's weights."""
+        return f"{self.characters}-{self.width}-{self.epochs}-{self.seed}-{member}.safetensors"
+
+    def config(self, folder: Path) -> TeacherConfig:
+        """Return the ensemble whose members lie in `folder`."""
+        return TeacherConfig(
+            members=tuple(
+                MemberConfig(
+                    model=f"conv{self.width}",
+                    checkpoint=folder / self.file(member),
+                    size=32,
+                    mean=MEAN,
+                    std=STD,
+                )
+                for member in range(self.members)
+            )
+        )
+
+    def train(self, folder: Path, *, workers: int = 1) -> TeacherConfig:
+        """Train the members that are missing in `folder`, one thread each.
+
+        They have no label smoothing: it would blur the labels that they give.
+
+        Returns:
+            The ensemble.
+        """
+        run_jobs(
+            _train_member,
+            {self.file(member): (self, member) for member in range(self.members)},
+            out=folder,
+            settings={},
+            workers=workers,
+            title="teachers",
+        )
+        return self.config(folder)
 
 
 def demo_store(
@@ -45,6 +106,7 @@ def demo_store(
     views: int = 20,
     top_k: int = 10,
     seed: int = 0,
+    workers: int = 1,
 ) -> None:
     """Train teachers on the demo characters and store their predictions for the student's images.
 
@@ -59,19 +121,27 @@ def demo_store(
         views: Views of each image.
         top_k: Probabilities stored for a view.
         seed: Key of everything.
+        workers: Processes.
     """
-    teacher = demo_teacher(
-        out, characters=characters, members=members, width=width, epochs=epochs, seed=seed
+    teachers = DemoTeachers(
+        characters=characters, members=members, width=width, epochs=epochs, seed=seed
     )
     generate(
         student_images(characters),
         out,
-        teacher,
+        teachers.train(teachers_folder(out), workers=workers),
         augment=GLYPH_AUGMENT,
         views=views,
         top_k=min(top_k, characters),
         seed=seed,
+        shard_size=SHARD_IMAGES,
+        workers=workers,
     )
+
+
+def teachers_folder(store: Path) -> Path:
+    """Return the folder of the weights of a store's teachers."""
+    return store.with_name(f"{store.name}-teachers")
 
 
 def student_images(characters: int) -> str:
@@ -84,51 +154,28 @@ def test_images(characters: int) -> str:
     return f"demo:glyphs/test/{characters}"
 
 
-def demo_teacher(
-    out: Path, *, characters: int, members: int, width: int, epochs: int, seed: int
-) -> TeacherConfig:
-    """Train the members that are missing, without label smoothing, which would blur their labels.
-
-    Returns:
-        The ensemble, with its members' files.
-    """
-    folder = out.with_name(f"{out.name}-teachers")
-    images = f"demo:glyphs/teacher/{characters}"
-    steps = epochs * len(open_images(images)) // BATCH
-    paths = []
-    for member in range(members):
-        settings = f"{characters}-{width}-{epochs}-{seed}-{member}"
-        path = folder / f"conv{width}-{settings}.safetensors"
-        paths.append(path)
-        if path.is_file():
-            continue
-        log.info("teacher %d of %d: conv%d, %d steps", member + 1, members, width, steps)
-        module = train_classifier(
-            f"conv{width}",
-            LossConfig(mode="erm", label_smoothing=0.0),
-            ReinforcementData(
-                test_images(characters),
-                images=images,
-                mode="erm",
-                augment=GLYPH_AUGMENT,
-                batch_size=BATCH,
-                total_steps=steps,
-                eval_resize=0,
-                seed=1000 * (seed + 1) + member,
-                workers=0,
-            ),
-            classes=characters,
-        )
-        with atomic.open_atomic(path) as file:
-            weights = {k: v.contiguous() for k, v in module.network.state_dict().items()}
-            save_file(weights, file.name)
-    model = f"conv{width}"
-    return TeacherConfig(
-        members=tuple(
-            MemberConfig(model=model, checkpoint=path, size=32, mean=MEAN, std=STD)
-            for path in paths
-        )
+def _train_member(task: tuple[DemoTeachers, int], folder: Path) -> None:
+    teachers, member = task
+    silence_adverts()
+    steps = teachers.epochs * len(open_images(teachers.images)) // BATCH
+    module = train_classifier(
+        f"conv{teachers.width}",
+        LossConfig(mode="erm", label_smoothing=0.0),
+        ReinforcementData(
+            test_images(teachers.characters),
+            images=teachers.images,
+            mode="erm",
+            augment=GLYPH_AUGMENT,
+            batch_size=BATCH,
+            total_steps=steps,
+            eval_resize=0,
+            seed=1000 * (teachers.seed + 1) + member,
+            workers=0,
+        ),
+        classes=teachers.characters,
     )
+    weights = {name: value.contiguous() for name, value in module.network.state_dict().items()}
+    save_file(weights, folder / teachers.file(member))
 
 
 def train_classifier(

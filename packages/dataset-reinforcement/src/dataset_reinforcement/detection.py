@@ -5,10 +5,8 @@ boxes and masks is pycocotools', through torchmetrics. Images are scaled to a sq
 recipe. Not here: reading COCO (`coco`), batches (`detection_data`).
 """
 
-import json
 from collections import OrderedDict
-from dataclasses import asdict
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
 import lightning
 import torch
@@ -19,7 +17,9 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from dataset_reinforcement.class_count import check_classes
 from dataset_reinforcement.coco import Objects, masks_of_pycocotools
+from dataset_reinforcement.config import plain
 from dataset_reinforcement.features import PYRAMID_STRIDES, Features
 from dataset_reinforcement.transfer_config import (
     BackboneConfig,
@@ -166,25 +166,6 @@ class DetectionModule(lightning.LightningModule):
             for name in MEASURES:
                 value = measured[f"{theirs}_{name}"].to(self.device)
                 self.log(f"{stage}/{ours}_{name}", value, prog_bar=name == "map", sync_dist=True)
-
-
-def check_classes(module: lightning.LightningModule, classes: int) -> None:
-    """Compare a head with the classes of the trainer's data.
-
-    Raises:
-        ValueError: They differ in number.
-    """
-    found = getattr(getattr(module.trainer, "datamodule", None), "num_classes", None)
-    if found is not None and found != classes:
-        raise ValueError(
-            f"model.classes is {classes}, the data has {found} classes; "
-            f"set model.classes to {found}"
-        )
-
-
-def plain(**configs: Any) -> dict[str, Any]:
-    """Return dataclasses as JSON values: checkpoints are read without unpickling."""
-    return {name: json.loads(json.dumps(asdict(c), default=str)) for name, c in configs.items()}
 
 
 def _term(name: str) -> str:

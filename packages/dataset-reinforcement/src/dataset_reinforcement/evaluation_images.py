@@ -3,9 +3,9 @@
 Not here: the measures (`module.py`, `evaluate.py`).
 """
 
-import numpy as np
 from torch.utils.data import Dataset
 
+from dataset_reinforcement.image_order import rank_batches
 from dataset_reinforcement.images import ImageSource
 from dataset_reinforcement.replay import Example, ImageBatch, collate
 from tenfold.augment.config import AugmentConfig
@@ -16,8 +16,7 @@ from tenfold.augment.pipeline import Augment
 class EvaluationImages(Dataset[ImageBatch]):
     """Images as they are evaluated: resized and cropped at the centre, one rank's batches of them.
 
-    The images are split over all ranks and batches as evenly as can be: every rank has the same
-    number of batches (batch norm's buffers travel at each), and every image comes once.
+    How they are split over ranks and batches is told at `rank_batches`.
 
     Args:
         images: The images.
@@ -41,21 +40,15 @@ class EvaluationImages(Dataset[ImageBatch]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if len(images) < world_size:
-            raise ValueError(f"{len(images)} images are too few for {world_size} ranks")
         self.images = images
         self.augment = evaluation_augment(size, resize=resize)
-        batches = -(-len(images) // (batch_size * world_size))
-        parts = min(batches * world_size, len(images))
-        edges = np.arange(parts + 1) * len(images) // parts
-        mine = range(rank, parts, world_size)
-        self._rows = [range(edges[part], edges[part + 1]) for part in mine]
+        self._batches = rank_batches(len(images), batch_size, rank=rank, world_size=world_size)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._batches)
 
     def __getitem__(self, number: int) -> ImageBatch:
-        return collate([self._example(int(row)) for row in self._rows[number]])
+        return collate([self._example(index) for index in self._batches[number]])
 
     def _example(self, index: int) -> Example:
         image = self.augment.apply(self.images.load(index), ViewParams())

@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 
 from dataset_reinforcement.generation_plan import (
-    begin,
     begun_store,
     identity,
     plan_views,
@@ -153,7 +152,8 @@ def generate(
             write_samples(out, scan.samples)
         elif begun.status == "complete":
             shutil.rmtree(out / STATE, ignore_errors=True)  # of a run killed after its work
-        begin(out, info, plan, scan.skipped)
+        writer, parts = StoreWriter(out, info), [*plan.done, plan.part]
+        writer.begin(parts, skipped=scan.skipped, counts=plan.counts)
         results = run_jobs(
             partial(reinforce_shard, job),
             shard_tasks(plan.part),
@@ -167,8 +167,7 @@ def generate(
         parts = [*plan.done, written_part(plan.part, results)]
         renormalised = sum(result["renormalised"] for result in results.values())
         counts = {"renormalised": plan.counts.get("renormalised", 0) + renormalised}
-        info = StoreWriter(out, info).finish(parts, scan.skipped, counts)
-        _report(out, info)
+        _report(out, writer.finish(parts, scan.skipped, counts))
     finally:
         forget()
     shutil.rmtree(out / STATE)

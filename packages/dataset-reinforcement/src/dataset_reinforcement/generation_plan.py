@@ -4,7 +4,7 @@ A store grows by parts, each some views of all images. A killed run left `store.
 the unfinished part as its last.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,9 @@ from dataset_reinforcement.store.info import (
     INFO,
     Part,
     ShardInfo,
-    Skipped,
     StoreInfo,
     plan_part,
     read_info,
-    write_info,
 )
 from tenfold.jobs.marks import differences
 from tenfold.jobs.work import STATE
@@ -111,14 +109,6 @@ def plan_views(
         f"{out} is complete with {begun.num_views} views: add more with append, or choose another "
         "folder"
     )
-
-
-def begin(out: Path, info: StoreInfo, plan: Plan, skipped: Sequence[Skipped]) -> None:
-    """Write a partial `store.json` with what is done, what is planned, and the counts so far."""
-    assert plan.part is not None
-    parts = (*plan.done, plan.part)
-    partial = replace(info, parts=parts, skipped=tuple(skipped), counts=plan.counts)
-    write_info(out, partial)
 
 
 def identity(info: StoreInfo) -> dict[str, Any]:

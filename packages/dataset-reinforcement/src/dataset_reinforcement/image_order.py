@@ -1,18 +1,20 @@
 """Which images a step takes in training, and a rank in evaluation, for data sets of images.
 
-Every epoch has each image once, in an order that only seed and epoch decide, and batches run across
-the borders of epochs. The position is the trainer's step, so that a run resumes exactly.
+Place `n` of the endless order is image `n mod N` of a permutation drawn for epoch `n // N`: every
+epoch has each image once, in an order that only seed and epoch decide, and batches run across the
+borders of epochs, so that none is smaller. The position is the trainer's step, so that a run
+resumes exactly.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from tenfold import keyed
+from dataset_reinforcement.resolution import check_batch
+from tenfold.bucketing.keys import key_words
+from tenfold.bucketing.permutation import permute
 
 
 class Draw(NamedTuple):
@@ -54,11 +56,7 @@ class EndlessBatches(Sampler[list[Draw]]):
         world_size: int = 1,
         accum: int = 1,
     ) -> None:
-        if batch_size < 1 or batch_size % (world_size * accum):
-            raise ValueError(
-                f"data.batch_size must be a multiple of {world_size} ranks times {accum} "
-                f"micro-batches, got {batch_size}"
-            )
+        check_batch(batch_size, world_size * accum)
         self.count = count
         self.seed = seed
         self.rank = rank
@@ -70,12 +68,17 @@ class EndlessBatches(Sampler[list[Draw]]):
         number = self.first
         while True:
             place = (number * self.world_size + self.rank) * self.share
-            yield [self._draw(n) for n in range(place, place + self.share)]
+            yield list(images_at(range(place, place + self.share), size=self.count, seed=self.seed))
             number += 1
 
-    def _draw(self, place: int) -> Draw:
-        epoch, position = divmod(place, self.count)
-        return Draw(epoch, int(_order(self.count, self.seed, epoch)[position]))
+
+def images_at(places: range, *, size: int, seed: int) -> Iterator[Draw]:
+    """Yield the images at consecutive places of the endless order of `size` images."""
+    for epoch in range(places.start // size, (places.stop - 1) // size + 1):
+        begin = max(places.start, epoch * size) - epoch * size
+        end = min(places.stop, (epoch + 1) * size) - epoch * size
+        for index in permute(np.arange(begin, end), size, key_words(seed, "images", epoch)):
+            yield Draw(epoch, int(index))
 
 
 def rank_batches(
@@ -100,8 +103,3 @@ def rank_batches(
     parts = min(-(-count // (batch_size * world_size)), count // world_size) * world_size
     edges = [part * count // parts for part in range(parts + 1)]
     return [list(range(edges[part], edges[part + 1])) for part in range(rank, parts, world_size)]
-
-
-@lru_cache(maxsize=4)
-def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return keyed.generator("image order", seed, epoch).permutation(count)

@@ -15,7 +15,7 @@ from dataset_reinforcement.image_decoding import ImageDecodeError
 from dataset_reinforcement.image_folder import FolderImages
 from dataset_reinforcement.tar_images import TarImages
 
-__all__ = ["ImageDecodeError", "ImageSource", "open_images"]
+__all__ = ["ImageDecodeError", "ImageSource", "check_same_classes", "open_images"]
 
 DEMO = "demo:"
 
@@ -48,6 +48,22 @@ class ImageSource(Protocol):
     def load(self, index: int) -> Tensor:
         """Return the pixels, uint8 `[3, H, W]`; raise `ImageDecodeError` for a damaged image."""
         ...
+
+
+def check_same_classes(trained: tuple[str, ...], measured: tuple[str, ...]) -> None:
+    """Compare the classes of images to train on with those of images to measure on.
+
+    Raises:
+        ValueError: They differ; names the first.
+    """
+    if trained == measured:
+        return
+    pairs = enumerate(zip(trained, measured, strict=False))
+    different = (f"class {n} is {a!r} and {b!r}" for n, (a, b) in pairs if a != b)
+    raise ValueError(
+        f"the {len(trained)} classes to train on are not the {len(measured)} of the images to "
+        f"measure on: {next(different, 'one has more')}"
+    )
 
 
 def open_images(spec: str) -> ImageSource:

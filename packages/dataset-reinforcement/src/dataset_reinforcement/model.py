@@ -91,9 +91,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = _convolution(inputs, outputs, stride=stride)
         self.second = _convolution(outputs, outputs, activate=False)
-        self.shortcut: nn.Module = nn.Identity()
-        if (inputs, stride) != (outputs, 1):
-            self.shortcut = _convolution(inputs, outputs, kernel=1, stride=stride, activate=False)
+        self.shortcut = _shortcut(inputs, outputs, stride)
         self.activation = nn.ReLU()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -101,22 +99,35 @@ class ResidualBlock(nn.Module):
         return self.activation(self.second(self.first(x_BCHW)) + self.shortcut(x_BCHW))
 
 
-class SeparableBlock(nn.Sequential):
-    """Two depthwise 3x3 convolutions, each with a 1x1 behind it (MobileNetV1's block).
+class SeparableBlock(nn.Module):
+    """Two depthwise separable 3x3 convolutions (MobileNetV1's) round a shortcut (Xception's).
 
     Args:
         inputs: Channels of the input.
         outputs: Channels of the output.
-        stride: Of the first depthwise convolution.
+        stride: Of the first depthwise convolution and of the shortcut.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__(
+        super().__init__()
+        self.body = nn.Sequential(
             _convolution(inputs, inputs, stride=stride, groups=inputs),
             _convolution(inputs, outputs, kernel=1),
             _convolution(outputs, outputs, groups=outputs),
-            _convolution(outputs, outputs, kernel=1),
+            _convolution(outputs, outputs, kernel=1, activate=False),
         )
+        self.shortcut = _shortcut(inputs, outputs, stride)
+        self.activation = nn.ReLU()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return `[B, outputs, H / stride, W / stride]`."""
+        return self.activation(self.body(x_BCHW) + self.shortcut(x_BCHW))
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    if (inputs, stride) == (outputs, 1):
+        return nn.Identity()
+    return _convolution(inputs, outputs, kernel=1, stride=stride, activate=False)
 
 
 def _convolution(

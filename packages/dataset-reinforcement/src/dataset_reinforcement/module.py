@@ -4,8 +4,6 @@ Images arrive as uint8 or as float in 0..1 and are normalised here, on the devic
 stay K columns wide up to the loss. Shapes: B images, C classes, K stored classes.
 """
 
-import json
-from dataclasses import asdict
 from typing import Any
 
 import lightning
@@ -15,7 +13,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from dataset_reinforcement.config import EmaConfig, LossConfig, ModelConfig
+from dataset_reinforcement.class_count import check_classes
+from dataset_reinforcement.config import EmaConfig, LossConfig, ModelConfig, plain
 from dataset_reinforcement.ema import moving_average
 from dataset_reinforcement.losses import densify, mix_batch, whole_label
 from dataset_reinforcement.model import build_model
@@ -55,8 +54,7 @@ class ReinforcementModule(lightning.LightningModule):
         super().__init__()
         if (loss.mode == "kd") != (teacher is not None):
             raise ValueError(f"teacher must be given for loss.mode kd alone, mode is {loss.mode}")
-        parts = {"model": model, "loss": loss, "optim": optim, "ema": ema}
-        self.save_hyperparameters({name: _plain(part) for name, part in parts.items()})
+        self.save_hyperparameters(plain(model=model, loss=loss, optim=optim, ema=ema))
         self.model_config, self.loss_config, self.optim_config = model, loss, optim
         self.teacher_config = teacher
         self.network = build_model(
@@ -80,12 +78,7 @@ class ReinforcementModule(lightning.LightningModule):
             FileNotFoundError: There is no such checkpoint.
             ValueError: Data and head have different numbers of classes, or the body does not fit.
         """
-        classes = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
-        if classes is not None and classes != self.model_config.classes:
-            raise ValueError(
-                f"model.classes is {self.model_config.classes}, the data has {classes} classes; "
-                f"set model.classes to {classes}"
-            )
+        check_classes(self, self.model_config.classes)
         if stage == "fit" and self.model_config.init_from is not None:
             start_from(self.network, self.model_config.init_from)
             if self.ema is not None:
@@ -201,8 +194,3 @@ class ReinforcementModule(lightning.LightningModule):
             averaged = self.ema(self._normalise(as_float(batch["image"])))
             self.top1_ema.update(averaged.float(), label)
             self.log(f"{stage}/top1_ema", self.top1_ema, batch_size=len(label))
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """Return a dataclass as JSON values: checkpoints are read without unpickling."""
-    return json.loads(json.dumps(asdict(config), default=str))

@@ -5,9 +5,10 @@ more faces, which stands for the paper's web-scale pre-training (spec 7a). Every
 starts from the same weights and takes the same number of steps.
 """
 
+import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +18,11 @@ from dataset_reinforcement.data import ReinforcementData
 from dataset_reinforcement.demo_store import (
     BATCH,
     GLYPH_AUGMENT,
+    DemoTeachers,
     demo_store,
-    demo_teacher,
     make_trainer,
     student_images,
+    teachers_folder,
     test_images,
     train_classifier,
 )
@@ -32,7 +34,7 @@ from tenfold.jobs import run_jobs
 from tenfold.measurements import Measurements, one_thread
 from tenfold.results import save_result, show_result
 
-STUDENTS = ("conv8", "separable16")
+STUDENTS = ("conv8", "separable8")
 LOSSES = {
     ERM: LossConfig(mode="erm"),
     UNSMOOTHED: LossConfig(mode="erm", label_smoothing=0.0),
@@ -53,15 +55,15 @@ class Scale:
     views: int = 20
 
     @property
-    def teacher(self) -> dict[str, int]:
-        """Options of the teachers."""
-        return {
-            "characters": self.characters,
-            "members": 3,
-            "width": self.teacher_width,
-            "epochs": self.teacher_epochs,
-            "seed": 0,
-        }
+    def teachers(self) -> DemoTeachers:
+        """The ensemble."""
+        return DemoTeachers(
+            characters=self.characters,
+            members=3,
+            width=self.teacher_width,
+            epochs=self.teacher_epochs,
+            seed=0,
+        )
 
     @property
     def steps(self) -> int:
@@ -69,7 +71,7 @@ class Scale:
         return self.epochs * len(open_images(student_images(self.characters))) // BATCH
 
 
-SCALES = {"tiny": Scale(100, 30, 24, 20), "small": Scale(300, 40, 40, 20)}
+SCALES = {"tiny": Scale(300, 24, 20, 20), "small": Scale(300, 60, 40, 20)}
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def reproduce(
     """Compare reinforced students with ERM and with distillation on the fly.
 
     Args:
-        scale: `tiny` has 100 characters and takes minutes, `small` 300 and takes an hour.
+        scale: `tiny` takes minutes; `small` has wider teachers, trains longer and takes an hour.
         seeds: Runs of each arm and student.
         workers: Students that train at a time, one thread each.
         data: Folder of teachers, store and what has been measured: the same command at the same
@@ -121,7 +123,7 @@ def reproduce(
         shutil.rmtree(folder, ignore_errors=True)
     store = folder / "store"
     with one_thread():
-        once = kept.get(f"{scale}-store", lambda: _prepare(size, store))
+        once = kept.get(f"{scale}-store", lambda: _prepare(size, store, workers))
     runs = [
         Run(student, arm, seed, size, store)
         for seed in range(seeds)
@@ -166,7 +168,7 @@ def train_student(run: Run, folder: Path) -> dict[str, float]:
         seed=run.seed,
         workers=0,
     )
-    teacher = _teacher(run.size, run.store) if run.arm == KD else None
+    teacher = run.size.teachers.config(teachers_folder(run.store)) if run.arm == KD else None
     started = time.process_time()
     module = train_classifier(run.student, loss, batches, classes=characters, teacher=teacher)
     seconds = time.process_time() - started
@@ -174,21 +176,23 @@ def train_student(run: Run, folder: Path) -> dict[str, float]:
     return {"top1": metrics["test/top1"], "ece": metrics["test/ece"], "cpu_s": seconds}
 
 
-def _prepare(size: Scale, store: Path) -> dict[str, float]:
-    """Train the teachers and make the store; return what both cost."""
-    started = time.process_time()
-    teacher = _teacher(size, store)
-    trained = time.process_time()
-    demo_store(store, views=size.views, **size.teacher)
+def _prepare(size: Scale, store: Path, workers: int) -> dict[str, float]:
+    """Train the teachers and make the store; return what both cost, with the processes' imports."""
+    started = _cpu_seconds()
+    teacher = size.teachers.train(teachers_folder(store), workers=workers)
+    trained = _cpu_seconds()
+    demo_store(store, views=size.views, **asdict(size.teachers), workers=workers)
     return {
         "teacher_cpu_s": trained - started,
-        "store_cpu_s": time.process_time() - trained,
+        "store_cpu_s": _cpu_seconds() - trained,
         "teacher_top1": _accuracy(teacher, size.characters),
     }
 
 
-def _teacher(size: Scale, store: Path) -> TeacherConfig:
-    return demo_teacher(store, **size.teacher)
+def _cpu_seconds() -> float:
+    """Return the CPU time of this process and of its children that have ended."""
+    mine = os.times()
+    return mine.user + mine.system + mine.children_user + mine.children_system
 
 
 def _accuracy(teacher: TeacherConfig, characters: int) -> float:

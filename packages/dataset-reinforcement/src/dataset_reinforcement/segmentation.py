@@ -16,7 +16,8 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
-from dataset_reinforcement.detection import check_classes, plain
+from dataset_reinforcement.class_count import check_classes
+from dataset_reinforcement.config import plain
 from dataset_reinforcement.features import Features
 from dataset_reinforcement.segmentation_data import SegmentationBatch
 from dataset_reinforcement.segmentation_images import IGNORED

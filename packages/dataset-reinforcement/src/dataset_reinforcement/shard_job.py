@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from multiprocessing import current_process
@@ -29,6 +30,7 @@ from tenfold.augment.config import AugmentConfig
 from tenfold.augment.mixing import to_float
 from tenfold.augment.params import MixParams, ViewParams
 from tenfold.augment.pipeline import Augment
+from tenfold.measurements import one_thread
 
 _CACHED_IMAGES = 64
 
@@ -92,9 +94,15 @@ def reinforce_shard(job: ShardJob, task: ShardTask, folder: Path) -> dict[str, A
         ValueError: The teacher answers with NaN or infinity; names the view and what was drawn.
     """
     device = choose_device(job.devices, task)
-    if device.startswith("cpu"):
-        # One thread in every process: sums in another order would give other bits.
-        torch.set_num_threads(1)
+    # One thread in every process: sums in another order would give other bits.
+    with one_thread() if device.startswith("cpu") else nullcontext():
+        columns, renormalised = _columns(job, task, device)
+    record = write_shard(folder / task.file, columns)
+    return {"shard": record, "renormalised": renormalised}
+
+
+def _columns(job: ShardJob, task: ShardTask, device: str) -> tuple[dict[str, NDArray[Any]], int]:
+    """Return the columns of a shard, and how many of its labels were renormalised."""
     source, teacher = opened(job.images), _teacher(job.teacher, job.num_classes, device)
     sizes = _read_sizes(job.store)
     rows: list[list[Reinforcement]] = [[] for _ in range(task.first_image, task.stop_image)]
@@ -108,8 +116,7 @@ def reinforce_shard(job: ShardJob, task: ShardTask, folder: Path) -> dict[str, A
         for reinforced, view in zip(_reinforcements(views, labels), views, strict=True):
             rows[view.image - task.first_image].append(reinforced)
     columns = pack(rows, prob_dtype=job.prob_dtype, shape=(task.num_views, job.top_k))
-    record = write_shard(folder / task.file, columns)
-    return {"shard": record, "renormalised": renormalised}
+    return columns, renormalised
 
 
 def choose_device(devices: Sequence[str], task: ShardTask) -> str:

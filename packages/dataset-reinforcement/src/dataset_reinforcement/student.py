@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset_reinforcement.config import ModelConfig
+from dataset_reinforcement.device import choose_device
 from dataset_reinforcement.model import build_model
 from dataset_reinforcement.weights import read_weights
 from tenfold import checkpoints
@@ -76,21 +77,3 @@ def model_config(checkpoint: Path) -> ModelConfig:
         raise ValueError(f"{checkpoint} is no checkpoint of `fit`: it does not name its classifier")
     listed = {name: tuple(value) for name, value in saved.items() if isinstance(value, list)}
     return ModelConfig(**{**saved, **listed, "init_from": None})
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is the GPU where there is one.
-
-    Raises:
-        ValueError: torch does not know it, or it is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}") from None
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(f"device {name} is not there: torch sees {count} GPUs; choose cpu or auto")
-    return device

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from dataset_reinforcement.config import IMAGENET_MEAN, IMAGENET_STD, LossConfig, ModelConfig
 from dataset_reinforcement.data import ReinforcementData
+from dataset_reinforcement.device import choose_device
 from dataset_reinforcement.evaluation_images import evaluation_augment
 from dataset_reinforcement.images import open_images
 from dataset_reinforcement.module import ReinforcementModule
 from dataset_reinforcement.robustness import Part
 from dataset_reinforcement.scoring import score_part
-from dataset_reinforcement.student import choose_device
 from dataset_reinforcement.study_report import StudyResult, plot_study, report
 from dataset_reinforcement.teacher import build_teacher
 from dataset_reinforcement.teacher_config import RGB, TeacherConfig

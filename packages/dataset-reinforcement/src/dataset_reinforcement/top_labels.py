@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dataset_reinforcement.store.entropy import densified_entropy
+
 
 class TopLabels(NamedTuple):
     """The largest probabilities of some views.
@@ -37,28 +39,10 @@ def top_labels(probabilities: Tensor, top_k: int) -> TopLabels:
     sums = values.sum(-1, keepdim=True)
     exceeds = sums > 1
     values = torch.where(exceeds, values / sums, values)
+    stored = values.cpu().numpy()
     return TopLabels(
         classes=classes.cpu().numpy().astype(np.uint16),
-        probabilities=values.cpu().numpy(),
-        entropy=label_entropy(values, num_classes=probabilities.shape[-1]).cpu().numpy(),
+        probabilities=stored,
+        entropy=densified_entropy(stored, num_classes=probabilities.shape[-1]).astype(np.float32),
         num_renormalised=int(exceeds.sum()),
     )
-
-
-def label_entropy(probabilities: Tensor, *, num_classes: int) -> Tensor:
-    """Return `-sum_c q_c log q_c` of labels completed to all classes (spec 2.1, 2.6).
-
-    What the stored probabilities leave of 1 is shared equally by the C - K other classes.
-
-    Args:
-        probabilities: `[B, K]`, rows that sum to 1 at most.
-        num_classes: C.
-
-    Returns:
-        float32 `[B]`, nats.
-    """
-    stored = probabilities.double()
-    others = num_classes - stored.shape[-1]
-    rest = (1 - stored.sum(-1)).clamp_min(0) if others else stored.new_zeros(len(stored))
-    of_rest = -torch.special.xlogy(rest, rest / max(others, 1))
-    return (torch.special.entr(stored).sum(-1) + of_rest).float()

@@ -1,6 +1,8 @@
 """Random access to a store, and the checks before it is used."""
 
 import copy
+import hashlib
+import json
 import logging
 from bisect import bisect_right
 from functools import cached_property
@@ -163,18 +165,6 @@ class Store:
             setattr(selected, name, wanted)
         return selected
 
-    def check_classes(self, num_classes: int) -> None:
-        """Compare the classes with those of a model's head.
-
-        Raises:
-            ValueError: Their numbers differ.
-        """
-        if num_classes != len(self.classes):
-            raise ValueError(
-                f"{self.path} has {len(self.classes)} classes, the model {num_classes}: "
-                f"give the model {len(self.classes)}"
-            )
-
     def check_source(self, source: "ImageSource", *, allow_other_versions: bool = False) -> None:
         """Make sure that these are the store's images and that its views come out exactly alike.
 
@@ -198,6 +188,13 @@ class Store:
                     f"the data set has class {here!r} where {self.path} has {stored!r}"
                 )
         check_images(self.samples, source)
+
+    def content_sha256(self) -> str:
+        """Return the hex digest of what is selected, from the recorded hashes of its shards."""
+        shards = [shard for part in self._parts for shard in part.shards]
+        content = [(s.file, s.sha256, s.file in self._present) for s in shards]
+        listed = json.dumps([self.num_views, self.top_k, content])
+        return hashlib.sha256(listed.encode()).hexdigest()
 
     def verify_checksums(self) -> list[str]:
         """Hash every file and return the names of those that are missing or damaged."""

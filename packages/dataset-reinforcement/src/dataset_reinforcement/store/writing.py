@@ -39,14 +39,21 @@ class StoreWriter:
         self.path = path
         self.info = info
 
-    def begin(self, planned: Sequence[Part] = (), *, skipped: Sequence[Skipped] = ()) -> None:
+    def begin(
+        self,
+        planned: Sequence[Part] = (),
+        *,
+        skipped: Sequence[Skipped] = (),
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
         """Write `store.json` with status `partial`.
 
         Args:
             planned: All parts, see `plan_part`; what exists of their files counts as coverage.
             skipped: Images known to have no reinforcements.
+            counts: What happened how often in the parts that exist.
         """
-        self._write(planned, skipped, {}, status="partial")
+        self._write(planned, skipped, dict(counts or {}), status="partial")
 
     def finish(
         self,
