@@ -242,7 +242,7 @@ def test_demo_characters_are_the_same_classes_in_each_part():
     )
     assert student.classes == teacher.classes == test.classes
     assert student.classes[:3] == ("exclamation mark", "quotation mark", "number sign")
-    assert [len(images) for images in (student, teacher, test)] == [4 * 30, 11 * 30, 5 * 30]
+    assert [len(images) for images in (student, teacher, test)] == [2 * 30, 11 * 30, 5 * 30]
     assert faces(student) < faces(teacher)
     assert not faces(test) & faces(teacher)
     for images in (student, test):
@@ -256,7 +256,7 @@ def test_demo_characters_are_the_same_classes_in_each_part():
 
 
 def test_the_default_demo_has_three_hundred_classes():
-    assert len(open_images("demo:glyphs/student")) == 4 * demo.NUM_CHARACTERS == 1200
+    assert len(open_images("demo:glyphs/student")) == 2 * demo.NUM_CHARACTERS == 600
 
 
 def test_demo_digits_are_split_without_overlap():

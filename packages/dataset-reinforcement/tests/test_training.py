@@ -1,4 +1,4 @@
-"""Training through the command line: resume, every mode, mistakes on one line, two ranks."""
+"""Training through the command line: resume, every mode, mistakes on one line."""
 
 import json
 from pathlib import Path

@@ -4,7 +4,6 @@ import os
 from typing import Any
 
 import lightning
-import pytest
 import torch
 from tiny_reinforcement import AUGMENT, CLASSES, SEED, SIZE, TinyData
 from torch import Tensor, nn
@@ -75,9 +74,6 @@ def learn_on_a_rank(
     return {mode: learn(tiny, store, mode, **options) for mode in ("dr", "kd")}
 
 
-@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
-@pytest.mark.filterwarnings("ignore:The 'test_dataloader' does not have many workers")
-@pytest.mark.filterwarnings("ignore:The 'val_dataloader' does not have many workers")
 def test_two_ranks_learn_what_one_does(tiny: TinyData) -> None:
     store = tiny.store()
     one, other = run_ranks(learn_on_a_rank, 2, tiny, store, timeout_s=250)

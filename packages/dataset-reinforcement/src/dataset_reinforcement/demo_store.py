@@ -1,6 +1,6 @@
 """The verb `demo-store`: teachers and reinforcements of the demo characters, from nothing.
 
-The teachers see eleven faces, the student's images are of four: as in the paper, what the teachers
+The teachers see eleven faces, the student's images are of two: as in the paper, what the teachers
 have learnt from more data reaches the student through the stored labels alone.
 """
 
@@ -30,8 +30,7 @@ GLYPH_AUGMENT = AugmentConfig(
     erase=0.25,
     erase_scale=(0.02, 0.15),
 )
-BATCH = 64
-SHARD_IMAGES = 300
+BATCH = 32
 MEAN, STD = (0.1, 0.1, 0.1), (0.25, 0.25, 0.25)
 
 
@@ -101,9 +100,9 @@ def demo_store(
     *,
     characters: int = 100,
     members: int = 3,
-    width: int = 40,
-    epochs: int = 14,
-    views: int = 20,
+    width: int = 16,
+    epochs: int = 20,
+    views: int = 40,
     top_k: int = 10,
     seed: int = 0,
     workers: int = 1,
@@ -121,7 +120,7 @@ def demo_store(
         views: Views of each image.
         top_k: Probabilities stored for a view.
         seed: Key of everything.
-        workers: Processes.
+        workers: Teachers that are trained at a time.
     """
     teachers = DemoTeachers(
         characters=characters, members=members, width=width, epochs=epochs, seed=seed
@@ -134,8 +133,6 @@ def demo_store(
         views=views,
         top_k=min(top_k, characters),
         seed=seed,
-        shard_size=SHARD_IMAGES,
-        workers=workers,
     )
 
 

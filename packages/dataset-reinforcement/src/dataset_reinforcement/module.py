@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from dataset_reinforcement.class_count import check_classes
@@ -64,6 +65,8 @@ class ReinforcementModule(lightning.LightningModule):
         for name in ("mean", "std"):
             values = torch.tensor(getattr(model, name)).view(3, 1, 1)
             self.register_buffer(name, values, persistent=False)
+        # Lightning's own mean over ranks rounds the number of images a rank to a whole one.
+        self.mean_loss = MeanMetric()
         self.top1 = MulticlassAccuracy(model.classes, average="micro")
         self.top5 = MulticlassAccuracy(model.classes, average="micro", top_k=min(5, model.classes))
         self.ece = MulticlassCalibrationError(model.classes, n_bins=ECE_BINS, norm="l1")
@@ -185,8 +188,8 @@ class ReinforcementModule(lightning.LightningModule):
         self.top5.update(logits, label)
         # torchmetrics would open one more bin for a confidence of exactly 1.
         self.ece.update(logits.softmax(-1).clamp(max=1 - torch.finfo(logits.dtype).eps), label)
-        loss = F.cross_entropy(logits, label)
-        self.log(f"{stage}/loss", loss, batch_size=len(label), sync_dist=True)
+        self.mean_loss.update(F.cross_entropy(logits, label), len(label))
+        self.log(f"{stage}/loss", self.mean_loss, batch_size=len(label))
         self.log(f"{stage}/top1", self.top1, prog_bar=True, batch_size=len(label))
         self.log(f"{stage}/top5", self.top5, batch_size=len(label))
         self.log(f"{stage}/ece", self.ece, batch_size=len(label))

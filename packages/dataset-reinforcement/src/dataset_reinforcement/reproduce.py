@@ -1,6 +1,6 @@
 """The claim at small scale: stored labels give distillation's accuracy at the price of hard labels.
 
-Students see characters in four faces and are measured in five others; teachers have seen seven
+Students see characters in two faces and are measured in five others; teachers have seen nine
 more faces, which stands for the paper's web-scale pre-training (spec 7a). Every arm of a seed
 starts from the same weights and takes the same number of steps.
 """
@@ -34,7 +34,7 @@ from tenfold.jobs import run_jobs
 from tenfold.measurements import Measurements, one_thread
 from tenfold.results import save_result, show_result
 
-STUDENTS = ("conv8", "separable8")
+STUDENTS = ("conv8", "separable16")
 LOSSES = {
     ERM: LossConfig(mode="erm"),
     UNSMOOTHED: LossConfig(mode="erm", label_smoothing=0.0),
@@ -52,7 +52,7 @@ class Scale:
     epochs: int
     teacher_width: int
     teacher_epochs: int
-    views: int = 20
+    views: int = 40
 
     @property
     def teachers(self) -> DemoTeachers:
@@ -71,7 +71,7 @@ class Scale:
         return self.epochs * len(open_images(student_images(self.characters))) // BATCH
 
 
-SCALES = {"tiny": Scale(300, 24, 20, 20), "small": Scale(300, 60, 40, 20)}
+SCALES = {"tiny": Scale(100, 140, 16, 20), "small": Scale(300, 200, 40, 20)}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def reproduce(
     """Compare reinforced students with ERM and with distillation on the fly.
 
     Args:
-        scale: `tiny` takes minutes; `small` has wider teachers, trains longer and takes an hour.
+        scale: `tiny` has 100 characters and takes minutes; `small` has 300, wider teachers and
+            longer runs, and takes an hour or more.
         seeds: Runs of each arm and student.
         workers: Students that train at a time, one thread each.
         data: Folder of teachers, store and what has been measured: the same command at the same
