@@ -97,7 +97,7 @@ def _readme_table(results: Mapping[Path, list[Result]]) -> str:
     lines = ["| package | what | command | measured |", "|---|---|---|---|"]
     for folder, found in results.items():
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        measured = "; ".join(map(_measured, found)) or "not measured yet"
+        measured = "<br>".join(map(_measured, found)) or "not measured yet"
         name = f"[{folder.name}](packages/{folder.name})"
         command = f"`make reproduce-{folder.name}`"
         lines.append(f"| {name} | {project['description']} | {command} | {measured} |")
@@ -105,11 +105,8 @@ def _readme_table(results: Mapping[Path, list[Result]]) -> str:
 
 
 def _measured(result: Result) -> str:
-    first = result.rows[0].metric  # the one that the claim is about
-    rows = [row for row in result.rows if row.metric == first]
-    best = ", ".join(f"{row.arm} {row.mean:.4g} ± {row.spread:.2g}" for row in rows)
     verdict = "holds" if result.holds else "does not hold"
-    return f"`{first}` {best} ({result.scale}, {verdict})"
+    return f"{result.claim} ({result.scale}: {verdict}, margin {result.margin:.3g})"
 
 
 def main(argv: list[str] | None = None) -> int:

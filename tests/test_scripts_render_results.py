@@ -79,7 +79,7 @@ At scale `tiny` it holds, margin 1.5.
     readme = rendered[root / "README.md"]
     assert readme.startswith(f"# Top\n\n{render_results.BEGIN}\n| package")
     assert readme.endswith(f"{render_results.END}\n\nbottom\n")
-    assert "`val/loss` ours 1.5 ± 0.71, baseline 3 ± 0 (tiny, holds)" in readme
+    assert "Short first beats long first (tiny: holds, margin 1.5)" in readme
 
 
 def test_a_claim_that_fails_is_rendered_as_it_is(root: Path) -> None:
@@ -89,12 +89,10 @@ def test_a_claim_that_fails_is_rendered_as_it_is(root: Path) -> None:
     assert text.endswith("\n\nTried three learning rates.\n")
 
 
-def test_the_readme_shows_the_first_metric_only(root: Path) -> None:
-    other = {**RESULT["rows"][0], "metric": "time/s"}
-    write_result(root, rows=[*RESULT["rows"], other])
-    rendered = render_results.render(root)
-    assert "ours 1.5 ± 0.71, baseline 3 ± 0 (tiny, holds)" in rendered[root / "README.md"]
-    assert "time/s" in rendered[root / "RESULTS.md"]
+def test_the_readme_says_that_a_claim_fails(root: Path) -> None:
+    write_result(root, holds=False, margin=-0.25)
+    readme = render_results.render(root)[root / "README.md"]
+    assert "Short first beats long first (tiny: does not hold, margin -0.25)" in readme
 
 
 def test_rendering_twice_changes_nothing(root: Path) -> None:
