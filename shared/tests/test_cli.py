@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tenfold.cli import App, Training
+from tenfold.cli.functions import run_function
 
 WITHOUT_TORCH = """
 import sys
@@ -52,7 +54,10 @@ def test_options_may_come_by_name_and_from_a_config_file(app: App, toy: Path) ->
         (["nonsense"], "unknown verb 'nonsense', expected one of: fit, pretrain, validate"),
         (["greet", "ann", "out.json", "--times", "0"], "times must be >= 1, got 0"),
         (["greet", "ann", "out.json", "--times", "many"], "times"),
-        (["greet", "ann", "out.json", "--tmies", "1"], "unrecognized arguments: --tmies"),
+        (
+            ["greet", "ann", "out.json", "--tmies", "1"],
+            "unrecognized arguments: --tmies 1; did you mean --times?",
+        ),
         (["greet", "--names", "ann", "--out", "o.json", "more"], "unexpected word 'more'"),
         (["greet"], "names"),
         (["greet", "ann", ""], "out is an empty path; write . for the current folder"),
@@ -68,6 +73,42 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert message in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "end"),
+    [
+        ("tmies: 2", "Option 'tmies' is not accepted; did you mean times?"),
+        ("unheard_of: 2", "Option 'unheard_of' is not accepted"),
+    ],
+)
+def test_an_unknown_key_of_a_config_file_has_the_nearest_beside_it(
+    app: App, toy: Path, capsys: pytest.CaptureFixture[str], recipe: str, end: str
+) -> None:
+    Path("options.yaml").write_text(recipe)
+    assert app.main(["greet", "ann", "out.json", "--config", "options.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(end)
+    assert not Path("out.json").exists()
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size."""
+
+    height: int = 1
+
+
+def resize(size: Size, *, limit: Size | None = None, heights: int = 0) -> None:
+    """Resize."""
+
+
+def test_the_suggestion_is_of_the_level_of_the_mistake() -> None:
+    message = "does not accept option 'hieght'; did you mean height"
+    with pytest.raises(ValueError, match=message):
+        run_function(resize, ["--size", '{"hieght": 3}'], prog="resize")
+    with pytest.raises(ValueError, match=r"'hieght' is not accepted; did you mean height\?"):
+        run_function(resize, ["--limit", '{"hieght": 3}'], prog="resize")
 
 
 def test_a_list_may_be_one_word_and_a_dash_is_a_word(

@@ -232,8 +232,23 @@ def test_evaluation_needs_a_checkpoint_and_uses_it(
 @pytest.mark.parametrize(
     ("recipe", "words", "message"),
     [
-        ("modle: {dim: 3}", [], "bad.yaml: Option 'modle.dim' is not accepted"),
-        ("model: {dmi: 3}", [], "bad.yaml: Group 'model' does not accept option 'dmi'"),
+        (
+            "modle: {dim: 3}",
+            [],
+            "bad.yaml: Option 'modle.dim' is not accepted; did you mean model.dim?",
+        ),
+        (
+            "data: {bacthes: 3}",
+            [],
+            "bad.yaml: Group 'data' does not accept option 'bacthes'; did you mean batches?",
+        ),
+        (
+            "trainer: {callbacks: {class_path: Timer, init_args: {duratoin: 1}}}",
+            [],
+            "Option 'duratoin' is not accepted; did you mean duration?",
+        ),
+        ("batches: 3", [], "Option 'batches' is not accepted; did you mean data.batches?"),
+        ("", ["--data.bacthes", "3"], "arguments: --data.bacthes 3; did you mean --data.batches?"),
         ("model: {dim: wide}", [], "bad.yaml: Parser key \"model.dim\": Expected a <class 'int'>"),
         ("model: {dim: [", [], "bad.yaml: Problems parsing config"),
         ("model: {dim: 0}", [], "model.dim must be >= 1, got 0"),

@@ -1,5 +1,6 @@
 """Examples: exact replay, keyed draws, hard labels, epochs without gaps, evaluation."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,14 @@ from torchvision.transforms.v2.functional import center_crop
 from dataset_reinforcement.config import CurriculumConfig
 from dataset_reinforcement.dataset import ReinforcedImages, ReinforcedStream
 from dataset_reinforcement.evaluation_images import EvaluationImages
+from dataset_reinforcement.generate import generate
 from dataset_reinforcement.image_order import images_at
 from dataset_reinforcement.images import open_images
 from dataset_reinforcement.replay import Place, ReplayConfig, as_float, collate, one_hot
 from dataset_reinforcement.resolution import FixedPlan
 from dataset_reinforcement.store.reading import Store
-from dataset_reinforcement.views import make_view
+from dataset_reinforcement.store.samples import read_samples, write_samples
+from dataset_reinforcement.views import draw_reinforcement, make_view
 from tenfold.augment.config import AugmentConfig
 from tenfold.augment.pipeline import Augment
 from tenfold.testing import run_ranks
@@ -247,6 +250,62 @@ def test_a_damaged_image_gives_its_place_to_the_next(
         (tmp_path / "a" / f"{number}.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match="image 1 and the 16 after it are damaged"):
         data[place(1)]
+
+
+def test_a_damaged_partner_is_drawn_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(3):
+        Image.new("RGB", (20, 20), (80 * number, 10, 10)).save(tmp_path / "a" / f"{number}.jpg")
+    (tmp_path / "a" / "1.jpg").write_bytes(b"no image")
+    images, augment = open_images(str(tmp_path)), replace(AUGMENT, mixup=1.0)
+    data = ReinforcedImages(images, ReplayConfig(mode="kd", augment=augment, seed=SEED))
+    sizes = [(20, 20), (0, 0), (20, 20)]
+    for epoch in range(10):
+        own, mix = draw_reinforcement(Augment(augment), SEED, 0, epoch, sizes)
+        example = data[place(0, epoch)]
+        assert example["key"] == images.key(0)
+        assert same(example["image"], make_view(Augment(augment), images.load, own, mix, 0))
+    assert "image 0 gets another partner" in caplog.text
+    assert "replaced" not in caplog.text
+    assert data[place(1)]["key"] == images.key(2)
+
+
+def test_an_image_of_another_size_than_the_stores_is_refused(
+    tiny: TinyData, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    for label in range(CLASSES):
+        (folder / f"class-{label}").mkdir(parents=True)
+        Image.new("RGB", (20, 24), (40 * label, 10, 10)).save(folder / f"class-{label}" / "a.png")
+    augment, out = replace(AUGMENT, mixup=1.0), tmp_path / "store"
+    generate(str(folder), out, tiny.teacher, augment=augment, views=4, top_k=3, seed=SEED)
+    store, images = Store.open(out), open_images(str(folder))
+    config = {"augment": AUGMENT, "stored": augment, "num_classes": CLASSES, "top_k": 3}
+    stored = ReinforcedImages(images, ReplayConfig(mode="dr", share=1.0, **config), store=store)
+    plain = ReinforcedImages(images, ReplayConfig(mode="dr", share=0.0, **config), store=store)
+    for data in (stored, plain):
+        assert data[place(2)]["key"] == "class-2/a.png"
+    Image.new("RGB", (40, 48)).save(folder / "class-2" / "a.png")  # holds every stored crop
+    message = r"image 2 \(key 'class-2/a\.png'\) is 48 x 40 pixels, 24 x 20 in "
+    for data in (stored, plain):
+        with pytest.raises(ValueError, match=message):
+            data[place(2)]
+    others = [place(index, epoch) for index in (0, 1, 3, 4) for epoch in range(5)]
+    with pytest.raises(ValueError, match=r"needs image 2 as its partner.*24 x 20"):
+        [stored[other] for other in others]
+    assert [plain[other]["key"] for other in others]
+
+
+def test_a_size_that_an_imported_store_does_not_know_is_not_compared(
+    tiny: TinyData, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(tiny.store(), tmp_path / "store")
+    unknown = [sample._replace(height=0, width=0) for sample in read_samples(copied)]
+    write_samples(copied, unknown)
+    known, imported = dataset(tiny, tiny.store()), dataset(tiny, copied)
+    assert known.store.sizes.tolist() == [[16, 15]] * 23
+    assert imported.store.sizes.tolist() == [[0, 0]] * 23
+    assert same(imported[place(4)]["image"], known[place(4)]["image"])
 
 
 @pytest.mark.parametrize(

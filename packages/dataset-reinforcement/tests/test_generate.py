@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import shutil
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from teacher_files import CLASSES, OPTIONS, SIZE, hashes, make_teacher, write_im
 from torch import Tensor, nn
 
 from dataset_reinforcement import shard_job
-from dataset_reinforcement.generate import generate
+from dataset_reinforcement.generate import _check_choices, generate
 from dataset_reinforcement.generation_plan import begun_store
 from dataset_reinforcement.images import open_images
 from dataset_reinforcement.shard_job import ShardTask, choose_device
@@ -345,6 +346,28 @@ def test_impossible_options_are_refused(
 ):
     with pytest.raises(ValueError, match=message):
         make(images, tmp_path / "out", teacher, **changes)
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "refused"),
+    [
+        (0, "cuda", True),
+        (1, "cuda:9", True),
+        (1, "cuda:1", True),
+        (1, "cuda:", True),
+        (1, "cuda:-1", True),
+        (1, "cuda", False),
+        (2, "cuda:1", False),
+        (0, "cpu", False),
+    ],
+)
+def test_a_device_must_be_one_of_those_that_torch_sees(
+    monkeypatch: pytest.MonkeyPatch, count: int, device: str, refused: bool
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    message = rf"devices has '{device}', which is not here: .* torch sees {count} GPUs"
+    with pytest.raises(ValueError, match=message) if refused else nullcontext():
+        _check_choices("float16", 4, [device], workers=1)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path):

@@ -22,6 +22,7 @@ from dataset_reinforcement.images import open_images
 from dataset_reinforcement.replay import ImageBatch, Place, ReplayConfig, as_float
 from dataset_reinforcement.store import versions
 from dataset_reinforcement.store.reading import Store
+from dataset_reinforcement.store.samples import read_samples, write_samples
 from dataset_reinforcement.streaming import PackedImages, pack
 from tenfold.shards import TarMembers, read_index, verify
 
@@ -199,6 +200,22 @@ def test_partners_must_be_in_reach(folder: Path, tiny: TinyData, tmp_path: Path)
         pack(tiny.train, tiny.store(augment=MIXING), tmp_path / "b")
     with pytest.raises(ValueError, match="shard_size must be >= 1, got 0"):
         pack(tiny.train, tiny.store(), tmp_path / "c", shard_size=0)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "bmp"])
+def test_an_image_of_another_size_is_not_packed(
+    tiny: TinyData, tmp_path: Path, extension: str
+) -> None:
+    for label in range(CLASSES):
+        path = tmp_path / f"images/class-{label}/a.{extension}"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (20, 24)).save(path)
+    images, store = str(tmp_path / "images"), tmp_path / "store"
+    generate(images, store, tiny.teacher, augment=AUGMENT, views=1, top_k=3)
+    samples = read_samples(store)
+    write_samples(store, [samples[0], samples[1]._replace(height=25), *samples[2:]])
+    with pytest.raises(ValueError, match=rf"image 1 \(key 'class-1/a\.{extension}'\) is 24 x 20"):
+        pack(images, store, tmp_path / "packed")
 
 
 def test_images_of_an_array_become_png(tiny: TinyData, tmp_path: Path) -> None:

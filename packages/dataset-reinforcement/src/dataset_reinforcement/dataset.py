@@ -71,7 +71,7 @@ class ReinforcedImages(Dataset[Example]):
         )
 
     def _draw(self, index: int, view: int) -> tuple[ViewParams, MixParams | None]:
-        augment, sizes = self.replay.views, _Sizes(self.images)
+        augment, sizes = self.replay.views, _Sizes(self.images, owner=index)
         return draw_reinforcement(augment, self.config.seed, index, view, sizes, partner_group=None)
 
 
@@ -117,8 +117,15 @@ class StoredImage:
         return self.store.entropies(self.index)
 
     def load(self, index: int) -> Tensor:
-        """Return the pixels of this or another image of the source."""
-        return self.images.load(index)
+        """Return the pixels of this or another image of the source.
+
+        Raises:
+            ValueError: It is of another size than the store's views were drawn for.
+        """
+        pixels = self.images.load(index)
+        if self.store is not None:
+            self.store.check_size(index, pixels.shape[1], pixels.shape[2])
+        return pixels
 
 
 class ReinforcedStream(IterableDataset[ImageBatch]):
@@ -178,14 +185,24 @@ class ReinforcedStream(IterableDataset[ImageBatch]):
 
 
 class _Sizes(Sequence[tuple[int, int]]):
-    """Height and width of every image, found by loading it."""
+    """Height and width of every image, found by loading it; 0, 0 for a damaged partner.
 
-    def __init__(self, images: ImageSource) -> None:
+    `generate` leaves the same partners out, so that the same views are drawn.
+    """
+
+    def __init__(self, images: ImageSource, *, owner: int) -> None:
         self._images = images
+        self._owner = owner
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> tuple[int, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        _, height, width = self._images.load(index).shape
+        try:
+            _, height, width = self._images.load(index).shape
+        except ImageDecodeError as error:
+            if index == self._owner:
+                raise
+            logger.warning("image %d gets another partner: %s", self._owner, error)
+            return 0, 0
         return height, width

@@ -5,6 +5,7 @@ The order of work: decode all images (`image_scan`), plan the shards, then one j
 """
 
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -218,10 +219,14 @@ def _check_choices(prob_dtype: str, shard_size: int, devices: Sequence[str], wor
         raise ValueError(f"shard_size must lie in 1..{MAX_SHARD_IMAGES}, got {shard_size}")
     if len(devices) > workers:
         raise ValueError(f"{len(devices)} devices need as many workers, got workers {workers}")
+    count = torch.cuda.device_count()
     for name in devices:
-        kind = name.partition(":")[0]
-        if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
-            raise ValueError(f"devices has {name!r}, which is not here: expected cpu or cuda:<n>")
+        found = re.fullmatch(r"cuda(?::(\d+))?", name)
+        if name != "cpu" and (found is None or int(found[1] or 0) >= count):
+            raise ValueError(
+                f"devices has {name!r}, which is not here: expected cpu or cuda:<n>, and torch "
+                f"sees {count} GPUs"
+            )
 
 
 def _report(out: Path, info: StoreInfo) -> None:

@@ -157,15 +157,15 @@ class ReinforcementModule(lightning.LightningModule):
         image, label = self._mixed(batch)
         logits = self(image)
         target = whole_label(self._teacher[0].probabilities(image))
-        loss = config.kd_weight * soft_target_loss(
+        soft = soft_target_loss(
             logits, target, teacher_form="probabilities", temperature=config.temperature
         )
         if not config.ce_weight:
-            return loss
+            return config.kd_weight * soft
         hard = self._cross_entropy(logits, label)
-        for name, term in (("kd", loss), ("ce", hard)):
+        for name, term in (("kd", soft), ("ce", hard)):
             self.log(f"train/loss_{name}", term, batch_size=self.count_units(batch))
-        return loss + config.ce_weight * hard
+        return config.kd_weight * soft + config.ce_weight * hard
 
     def _mixed(self, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         config = self.loss_config

@@ -60,7 +60,7 @@ def pack(images: str, store: Path, out: Path, *, shard_size: int = 1000) -> None
 
     Raises:
         FileExistsError: `out` has an index.
-        ValueError: The store is of other images, or its partners lie in other shards.
+        ValueError: The store is of other images or sizes, or its partners lie in other shards.
     """
     source, reinforced = open_images(images), Store.open(store)
     reinforced.check_source(source)
@@ -259,7 +259,7 @@ def _check_groups(info: StoreInfo, shard_size: int) -> None:
 def _samples(source: ImageSource, store: Store, images: range) -> Iterator[dict[str, Any]]:
     for index in images:
         try:
-            extension, data = _encoded(source, index)
+            extension, data = _encoded(source, store, index)
         except ImageDecodeError as error:
             logger.warning("left out: %s", error)
             continue
@@ -270,15 +270,17 @@ def _samples(source: ImageSource, store: Store, images: range) -> Iterator[dict[
         yield sample
 
 
-def _encoded(source: ImageSource, index: int) -> tuple[str, bytes]:
+def _encoded(source: ImageSource, store: Store, index: int) -> tuple[str, bytes]:
     if isinstance(source, FolderImages):
         path = source.folder / source.key(index)
         extension = path.suffix.lower().removeprefix(".").replace("jpeg", "jpg")
         if extension in IMAGE_EXTENSIONS:
             data = path.read_bytes()
-            decode_image(data, str(path))
+            _, height, width = decode_image(data, str(path)).shape
+            store.check_size(index, height, width)
             return extension, data
     pixels = source.load(index).permute(1, 2, 0).numpy()
+    store.check_size(index, *pixels.shape[:2])
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return "png", buffer.getvalue()

@@ -7,11 +7,14 @@ needs no value.
 
 import inspect
 import json
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
+
+from tenfold.cli.suggestions import with_suggestions
 
 
 def function_parser(function: Callable[..., Any], *, prog: str) -> ArgumentParser:
@@ -26,9 +29,17 @@ def function_parser(function: Callable[..., Any], *, prog: str) -> ArgumentParse
 
 
 def run_function(function: Callable[..., Any], argv: Sequence[str], *, prog: str) -> int:
-    """Parse `argv`, call `function` and return its exit code (its return value when an `int`)."""
+    """Parse `argv`, call `function` and return its exit code (its return value when an `int`).
+
+    Raises:
+        ValueError: The words are not the function's; names the nearest option to an unknown one.
+    """
     parser = function_parser(function, prog=prog)
-    options = parser.parse_args(shell_words(function, argv))
+    words = shell_words(function, argv)
+    try:
+        options = parser.parse_args(words)
+    except ArgumentError as error:
+        raise ValueError(with_suggestions(str(error), parser)) from error
     options.pop("config", None)
     result = function(**parser.instantiate(options))
     return result if isinstance(result, int) else 0

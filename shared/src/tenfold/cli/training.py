@@ -21,6 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from tenfold.cli.app import EVALUATION_VERBS, App, Training, resolve
 from tenfold.cli.quiet import silence_adverts
 from tenfold.cli.recipes import find_recipe
+from tenfold.cli.suggestions import with_suggestions
 
 # The Trainer has some forty options; the short help shows those that one changes from run to run.
 SHOWN_TRAINER_OPTIONS = (
@@ -98,7 +99,7 @@ class TrainingCLI(LightningCLI):
             parser.link_arguments(source, target)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; an error in a config file names the file."""
+        """Parse; an error in a config file names the file, an unknown option the nearest one."""
         if args is None:
             self.config = Namespace(subcommand=None)
             return
@@ -108,7 +109,7 @@ class TrainingCLI(LightningCLI):
         except ArgumentError as error:
             for path in _config_files(words):
                 _name_the_file(parser, path)
-            raise error
+            raise ValueError(with_suggestions(str(error), parser)) from error
 
     def instantiate_classes(self) -> None:
         """Build nothing yet, see `build`."""
@@ -259,7 +260,7 @@ def _name_the_file(parser: LightningArgumentParser, path: str) -> None:
     try:
         parser.parse_path(path)
     except ArgumentError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {with_suggestions(str(error), parser)}") from error
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -20,6 +20,7 @@ from dataset_reinforcement.store.samples import (
     check_images,
     fingerprint,
     read_samples,
+    read_sizes,
 )
 from dataset_reinforcement.store.shard import ShardReader
 from dataset_reinforcement.store.versions import check_decode, check_versions
@@ -105,6 +106,11 @@ class Store:
         """The images in order."""
         return read_samples(self.path)
 
+    @cached_property
+    def sizes(self) -> NDArray[np.int32]:
+        """Height and width of the images, int32 `[n, 2]`; 0 and 0 where they are not known."""
+        return read_sizes(self.path)
+
     def is_reinforced(self, image: int) -> bool:
         """Return whether all views of an image are there."""
         return bool(self._reinforced[image])
@@ -188,6 +194,20 @@ class Store:
                     f"the data set has class {here!r} where {self.path} has {stored!r}"
                 )
         check_images(self.samples, source)
+
+    def check_size(self, image: int, height: int, width: int) -> None:
+        """Make sure that an image, as decoded now, has the size that its views were drawn for.
+
+        Raises:
+            ValueError: The store has another size for it; names index and key.
+        """
+        stored = tuple(self.sizes[image].tolist())
+        if stored not in ((height, width), (0, 0)):
+            raise ValueError(
+                f"image {image} (key {self.samples[image].key!r}) is {height} x {width} pixels, "
+                f"{stored[0]} x {stored[1]} in {self.path}: it changed, or is decoded otherwise; "
+                "use the data set that the store was made from"
+            )
 
     def content_sha256(self) -> str:
         """Return the hex digest of what is selected, from the recorded hashes of its shards."""

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tenfold import atomic
 
@@ -65,16 +67,31 @@ def read_samples(folder: Path) -> list[Sample]:
         FileNotFoundError: There is none.
         ValueError: It is damaged.
     """
+    table = _read_table(folder)
+    columns = [table.column(name).to_pylist() for name in _SCHEMA.names]
+    return [Sample(*row) for row in zip(*columns, strict=True)]
+
+
+def read_sizes(folder: Path) -> NDArray[np.int32]:
+    """Read height and width by image, int32 `[n, 2]`; 0 and 0 for those not decoded.
+
+    Raises:
+        FileNotFoundError: There is no `samples.parquet`.
+        ValueError: It is damaged.
+    """
+    table = _read_table(folder)
+    return np.stack([table.column(name).to_numpy() for name in ("height", "width")], axis=1)
+
+
+def _read_table(folder: Path) -> pa.Table:
     path = folder / SAMPLES
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {folder} is no store, or not a whole one")
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes())).select(_SCHEMA.names).cast(_SCHEMA)
+        return pq.read_table(io.BytesIO(path.read_bytes())).select(_SCHEMA.names).cast(_SCHEMA)
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} is damaged: {reason}; copy the store again") from error
-    columns = [table.column(name).to_pylist() for name in _SCHEMA.names]
-    return [Sample(*row) for row in zip(*columns, strict=True)]
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
