@@ -60,10 +60,8 @@ class Replay:
         return [self._close(next(self._ids)) for _ in texts]
 
     def _close(self, ids: list[int]) -> Tokens:
-        tokens = np.empty(len(ids) + 1, dtype=token_dtype(self.vocab_size))
-        tokens[:-1] = ids
-        tokens[-1] = self.eot_id
-        return tokens
+        closed = (*ids, self.eot_id)
+        return np.fromiter(closed, dtype=token_dtype(self.vocab_size), count=len(closed))
 
     def decode(self, ids: NDArray[Any]) -> str:
         """Print the ids, which is all that a replay knows."""
