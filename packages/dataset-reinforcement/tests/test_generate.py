@@ -2,10 +2,8 @@
 
 import errno
 import logging
-import multiprocessing
 import shutil
 from collections import Counter
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,9 @@ from teacher_files import CLASSES, OPTIONS, SIZE, hashes, make_teacher, write_im
 from torch import Tensor, nn
 
 from dataset_reinforcement import shard_job
-from dataset_reinforcement.generate import _check_choices, generate
+from dataset_reinforcement.generate import generate
 from dataset_reinforcement.generation_plan import begun_store
 from dataset_reinforcement.images import open_images
-from dataset_reinforcement.shard_job import ShardTask, choose_device
 from dataset_reinforcement.store.reading import Store
 from dataset_reinforcement.store.samples import read_samples
 from dataset_reinforcement.teacher import build_teacher
@@ -348,28 +345,6 @@ def test_impossible_options_are_refused(
         make(images, tmp_path / "out", teacher, **changes)
 
 
-@pytest.mark.parametrize(
-    ("count", "device", "refused"),
-    [
-        (0, "cuda", True),
-        (1, "cuda:9", True),
-        (1, "cuda:1", True),
-        (1, "cuda:", True),
-        (1, "cuda:-1", True),
-        (1, "cuda", False),
-        (2, "cuda:1", False),
-        (0, "cpu", False),
-    ],
-)
-def test_a_device_must_be_one_of_those_that_torch_sees(
-    monkeypatch: pytest.MonkeyPatch, count: int, device: str, refused: bool
-):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    message = rf"devices has '{device}', which is not here: .* torch sees {count} GPUs"
-    with pytest.raises(ValueError, match=message) if refused else nullcontext():
-        _check_choices("float16", 4, [device], workers=1)
-
-
 def test_a_folder_of_something_else_is_refused(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"is not empty and holds no store"):
@@ -383,16 +358,6 @@ def test_a_teacher_of_other_classes_is_refused_before_the_first_job(images: Path
     with pytest.raises(ValueError, match=r"does not fit conv4 of 4 classes: head\."):
         make(images, tmp_path / "out", config)
     assert not list((tmp_path / "out").glob("views-*"))
-
-
-def test_workers_of_a_pool_share_the_devices(monkeypatch: pytest.MonkeyPatch):
-    task = ShardTask("shard", 0, 1, 0, 1)
-    found = []
-    for number in range(1, 5):
-        monkeypatch.setattr(multiprocessing.current_process(), "name", f"SpawnProcess-{number}")
-        found.append(choose_device(["cuda:0", "cuda:1"], task))
-    assert found == ["cuda:1", "cuda:0", "cuda:1", "cuda:0"]
-    assert choose_device(["cpu"], task) == "cpu"
 
 
 def test_the_samples_are_those_of_the_images(images: Path, teacher: TeacherConfig, tmp_path: Path):
