@@ -7,7 +7,9 @@ imports torch, which reads its thread count at import.
 import atexit
 import os
 import shutil
+import signal
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,3 +27,17 @@ if "TENFOLD_CACHE" not in os.environ:
 def _no_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the developer's own debugging switch out of tests of error messages."""
     monkeypatch.delenv("TENFOLD_DEBUG", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """Give the signals back after each test: processes that a later one forks inherit them.
+
+    A worker that does not die of SIGTERM would keep its pool waiting for ever.
+    """
+    taken = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in taken}
+    yield
+    for number, handler in before.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)

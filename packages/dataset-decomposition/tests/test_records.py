@@ -76,6 +76,8 @@ def test_readers_travel_by_pickle_and_by_fork(tmp_path: Path, rows: np.ndarray):
     np.testing.assert_array_equal(copy.read([3, 40]), rows[[3, 40]])
     with multiprocessing.get_context("fork").Pool(2) as pool:
         found = pool.starmap(read_in_child, [(reader, [i, 49 - i]) for i in range(10)])
+        pool.close()
+        pool.join()
     assert found == [rows[[i, 49 - i]].tolist() for i in range(10)]
 
 
