@@ -45,6 +45,7 @@ def make(
         global_rank=ranks["rank"],
         world_size=ranks["world"],
         accumulate_grad_batches=accum,
+        val_check_interval=1.0,
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(max_steps=STEPS)),
     )
     data.setup("fit")
