@@ -30,14 +30,16 @@ def _no_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def signal_handlers() -> Iterator[None]:
-    """Give the signals back after each test: processes that a later one forks inherit them.
+def _signals_given_back() -> Iterator[None]:
+    """Fail a test that leaves its signal handler: what a later one forks would inherit it.
 
-    A worker that does not die of SIGTERM would keep its pool waiting for ever.
+    A worker that does not die of SIGTERM keeps its pool waiting for ever.
     """
     taken = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in taken}
+    before = [signal.getsignal(number) for number in taken]
     yield
-    for number, handler in before.items():
-        if handler is not None and signal.getsignal(number) is not handler:
+    after = [signal.getsignal(number) for number in taken]
+    for number, handler in zip(taken, before, strict=True):
+        if handler is not None:
             signal.signal(number, handler)
+    assert after == before, f"handlers of SIGINT and SIGTERM were {before}, the test left {after}"

@@ -5,9 +5,10 @@ import os
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Preempted(BaseException):
@@ -29,24 +30,23 @@ class StopSignal:
     """SIGTERM and SIGINT ask for a stop at the next batch border; a second one ends the process.
 
     Lightning's own SIGTERM handler broadcasts from inside the handler and ends with exit code 0, so
-    this one takes its place while training runs.
+    this one takes its place while training runs. What handled the signals when the object was made,
+    before Lightning, gets them back: Lightning has left by then.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._previous: dict[int, Any] = {}
+        self._before = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
     def install(self) -> None:
         """Take over both signals; once is enough."""
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            if signum not in self._previous:
-                self._previous[signum] = signal.signal(signum, self._handle)
+        for signum in SIGNALS:
+            signal.signal(signum, self._handle)
 
     def uninstall(self) -> None:
         """Give both signals back."""
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-        self._previous.clear()
+        for signum, handler in self._before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.received is not None:
