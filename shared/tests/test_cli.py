@@ -120,6 +120,39 @@ def test_a_list_may_be_one_word_and_a_dash_is_a_word(
     assert json.loads(Path("out.json").read_text()) == [["-"], False, 1, ["x"]]
 
 
+def _sets(sets: dict[str, str] | list[str], *, out: Path) -> None:
+    """Write what it was given."""
+    out.write_text(json.dumps(sets))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--sets", "{a: x/1, b: y}"], {"a": "x/1", "b": "y"}),
+        (["--sets", '{"a": "x"}'], {"a": "x"}),
+        (["--sets", "a=x", "b=y"], ["a=x", "b=y"]),
+    ],
+)
+def test_a_mapping_or_a_list_may_be_given(
+    words: list[str], expected: object, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    assert run_function(_sets, [*words, "--out", str(out)], prog="x") == 0
+    assert json.loads(out.read_text()) == expected
+
+
+def test_a_verb_takes_a_recipe_by_name(
+    app: App, toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (toy / "recipes" / "greet").mkdir(parents=True)
+    (toy / "recipes" / "greet" / "loud.yaml").write_text("# Loud\nnames: [ann]\nloud: true\n")
+    monkeypatch.setattr(App, "recipes_dir", lambda self: toy / "recipes")
+    assert app.main(["greet", "--config", "greet/loud", "--out", "out.json"]) == 0
+    assert json.loads(Path("out.json").read_text()) == [["ann"], True, 1, None]
+    assert app.main(["greet", "--config=loud", "--out", "out.json"]) == 2
+    assert "no such recipe: loud" in capsys.readouterr().err
+
+
 def test_help_of_a_verb_shows_its_leading_words(
     app: App, capsys: pytest.CaptureFixture[str]
 ) -> None:

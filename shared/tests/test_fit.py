@@ -257,6 +257,7 @@ def test_evaluation_needs_a_checkpoint_and_uses_it(
         ("checkpoint: {keep: 1}", [], "checkpoint.keep must be >= 2, got 1"),
         ("checkpoint: {monitor: val/no}", [], "checkpoint.monitor 'val/no' is not logged"),
         ("", ["--config", "none.yaml"], "no such recipe: none.yaml"),
+        ("", ["--config", "tiny_cpuu"], "recipes lists; nearest: tiny_cpu)"),
         ("", ["--no.such", "1"], "unrecognized arguments: --no.such"),
         ("", ["--run_dir", "/proc/nowhere"], "/proc/nowhere"),
         ("", ["--resume", "none.ckpt"], "no such checkpoint: none.ckpt"),

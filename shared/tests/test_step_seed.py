@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from tenfold.bare_trainer import bare_trainer
 from tenfold.callbacks import StepSeed
 
 
@@ -30,17 +31,7 @@ class Recorder(lightning.LightningModule):
 
 def draws(*, accumulate: int, seed: int = 7, batches: int = 12) -> dict[int, list[float]]:
     """Train four steps and return the numbers by optimiser step."""
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=4,
-        accumulate_grad_batches=accumulate,
-        callbacks=[StepSeed(seed)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = bare_trainer(4, accumulate_grad_batches=accumulate, callbacks=[StepSeed(seed)])
     module = Recorder()
     loader = DataLoader(cast(Any, torch.zeros(batches)), batch_size=1)
     trainer.fit(module, loader)

@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader
 from dataset_decomposition.config import ModelConfig
 from dataset_decomposition.module import DecompositionModule
 from dataset_decomposition.out_of_memory import StepSize
+from tenfold.bare_trainer import bare_trainer
 from tenfold.bucketing import Bucket
 
 
@@ -76,16 +76,7 @@ def test_the_optimisers_step_is_named_when_it_finds_no_room(
     )
     batch = {"tokens": torch.zeros(2, 9, dtype=torch.long), "keys": []}
     monkeypatch.setattr(module, "setup", lambda stage: None)
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        log_every_n_steps=1,
-        max_steps=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = bare_trainer(1, log_every_n_steps=1)
     batches = DataLoader([batch], batch_size=None)
     message = (
         r"out of memory in the optimiser's step after bucket D_3, micro-batch of 2 rows of 8 "

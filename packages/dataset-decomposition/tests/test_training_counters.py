@@ -20,6 +20,7 @@ from dataset_decomposition.data import DecompositionData
 from dataset_decomposition.module import DecompositionModule
 from dataset_decomposition.prepare import prepare
 from dataset_decomposition.records import open_dataset
+from tenfold.bare_trainer import bare_trainer
 from tenfold.callbacks import NanGuard, NonFiniteError
 from tenfold.optim import OptimConfig
 
@@ -68,16 +69,7 @@ def fit(prepared: Path, module: DecompositionModule, *callbacks: Callback) -> No
         workers=0,
         repeat="reshuffle",
     )
-    lightning.Trainer(
-        accelerator="cpu",
-        max_steps=STEPS,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=list(callbacks),
-    ).fit(module, datamodule=data)
+    bare_trainer(STEPS, callbacks=list(callbacks)).fit(module, datamodule=data)
 
 
 def naive_rate(step: int) -> float:

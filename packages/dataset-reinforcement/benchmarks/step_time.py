@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch.utilities import move_data_to_device
 from PIL import Image
 
-from dataset_reinforcement.config import LossConfig, Mode, ModelConfig
+from dataset_reinforcement.config import IMAGENET_MEAN, IMAGENET_STD, LossConfig, Mode, ModelConfig
 from dataset_reinforcement.dataset import ReinforcedImages, ReinforcedStream
 from dataset_reinforcement.generate import generate
 from dataset_reinforcement.images import open_images
@@ -183,7 +183,13 @@ def random_teacher(options: argparse.Namespace, folder: Path, *, num_classes: in
     network = build_model(options.teacher, num_classes=num_classes, image_size=options.size)
     path = folder / "teacher.safetensors"
     checkpoints.save_weights(path, network.state_dict(), {})
-    member = MemberConfig(model=options.teacher, checkpoint=path, size=options.size)
+    member = MemberConfig(
+        model=options.teacher,
+        checkpoint=path,
+        size=options.size,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
     precision = "bf16" if options.device == "cuda" else "fp32"
     return TeacherConfig(members=(member,) * MEMBERS, precision=precision, batch=options.batch)
 

@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from dataset_reinforcement.config import IMAGENET_MEAN, IMAGENET_STD
 from dataset_reinforcement.model import build_model
 from dataset_reinforcement.teacher_config import MemberConfig, TeacherConfig
 
 SIZE = 16
+MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 CLASSES = ("cat", "dog", "owl", "yak")
 OPTIONS: dict[str, Any] = {
     "variant": "randaug_mixing",
@@ -32,7 +34,7 @@ def write_member(path: Path, seed: int = 0, classes: int = len(CLASSES)) -> Memb
     for name in ("head.weight", "head.bias"):
         weights[name] = 20 * weights[name]
     save_file(weights, path)
-    return MemberConfig(model="conv4", checkpoint=path, size=SIZE)
+    return MemberConfig(model="conv4", checkpoint=path, size=SIZE, mean=MEAN, std=STD)
 
 
 def make_teacher(folder: Path, members: int = 2, **options: Any) -> TeacherConfig:

@@ -24,6 +24,7 @@ from dataset_reinforcement.apple import import_apple as import_module
 from dataset_reinforcement.apple.export_apple import export_apple
 from dataset_reinforcement.apple.import_apple import import_apple
 from dataset_reinforcement.apple.unpickle import load_plain
+from dataset_reinforcement.info import info
 from dataset_reinforcement.store.reading import Store
 from tenfold.augment.config import AugmentConfig
 
@@ -236,3 +237,47 @@ def test_a_hostile_folder_is_refused(tmp_path: Path, named: str) -> None:
     with pytest.raises(ValueError, match=r"config\.pth\.tar is refused"):
         import_apple(folder, tmp_path / "out", images=named)
     assert not (tmp_path / "victim").exists()
+
+
+def test_info_shows_an_imported_store(
+    tmp_path: Path, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_apple(write_official(tmp_path / "official"), tmp_path / "out", images=named)
+    members = [{"model": "ig_resnext101_32x8d"}, {"model": "ig_resnext101_32x16d"}]
+    assert Store.open(tmp_path / "out").info.teacher["members"] == members
+    info(tmp_path / "out")
+    assert "ig_resnext101_32x16d" in capsys.readouterr().out
+
+
+def test_a_described_teacher_survives_export_and_import(
+    tmp_path: Path, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = {
+        "members": [{"model": "conv4", "weights_sha256": "ab" * 32, "size": 16, "mean": [0.5] * 3}],
+        "precision": "fp32",
+        "compile": False,
+    }
+    export_apple(make_store(tmp_path / "store", AUGMENTS["rrc"], teacher=teacher), tmp_path / "to")
+    import_apple(tmp_path / "to", tmp_path / "out", images=named)
+    assert Store.open(tmp_path / "out").info.teacher == teacher
+    info(tmp_path / "out")
+    out = capsys.readouterr().out
+    assert "conv4 at 16 px, weights abababababab" in out
+
+
+def test_info_shows_a_teacher_of_unknown_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info(make_store(tmp_path / "store", AUGMENTS["rrc"], teacher={"members": "[{'model': 'x'}]"}))
+    assert "{'model': 'x'}" in capsys.readouterr().out
+
+
+def test_a_damaged_store_is_not_exported(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", AUGMENTS["rrc"])
+    path = sorted(store.rglob("shard-*"))[1]
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged: its sha256"):
+        export_apple(store, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_masks
 from dataset_reinforcement.coco import CocoImages, decode_mask, mirrored
 from dataset_reinforcement.config import ModelConfig
 from dataset_reinforcement.detection import DetectionModule
-from dataset_reinforcement.detection_data import DetectionData, collate
+from dataset_reinforcement.detection_data import DetectionData
 from dataset_reinforcement.features import Features
 from dataset_reinforcement.image_order import Draw, EndlessBatches, rank_batches
 from dataset_reinforcement.model import build_model
@@ -25,6 +25,7 @@ from dataset_reinforcement.transfer_config import (
     TransferOptimConfig,
 )
 from tenfold import checkpoints
+from tenfold.bare_trainer import bare_trainer
 
 CATEGORIES = [{"id": 7, "name": "disk"}, {"id": 90, "name": "square"}]
 TINY = BackboneConfig(name="resnet18")
@@ -129,17 +130,8 @@ def fit(place: Path, module: lightning.LightningModule, **options: object) -> li
     data = DetectionData(
         place, train="train", val="val", batch_size=2, val_batch_size=2, workers=0, seed=1
     )
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_steps=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        val_check_interval=2,
-        **options,
+    trainer = bare_trainer(
+        2, limit_val_batches=1.0, num_sanity_val_steps=0, val_check_interval=2, **options
     )
     trainer.fit(module, datamodule=data)
     return trainer
@@ -190,7 +182,7 @@ def test_two_steps_from_a_checkpoint_of_fit(place: Path, tmp_path: Path) -> None
 def test_perfect_answers_have_full_precision(place: Path) -> None:
     """What a step feeds to the metric: boxes, masks and labels in the data's own numbering."""
     module = DetectionModule(TINY, DetectionConfig(classes=2, image_size=64))
-    batch = collate([CocoImages(place, "val")[n] for n in range(5)])
+    batch = DetectionData.collate([CocoImages(place, "val")[n] for n in range(5)])
 
     def answer(images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         return [

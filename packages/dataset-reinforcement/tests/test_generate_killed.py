@@ -66,6 +66,19 @@ def test_an_appending_killed_at_any_of_twenty_moments_continues(whole: Whole, tm
     check_kills(whole, tmp_path, 20, append=True)
 
 
+def test_a_killed_restoration_continues_to_the_same_bytes(whole: Whole, tmp_path: Path):
+    damaged = shutil.copytree(whole.store, tmp_path / "damaged")
+    for path in damaged.rglob("shard-*"):
+        path.unlink()
+    out = shutil.copytree(damaged, tmp_path / "straight")
+    changes = run(whole.images, out, whole.teacher, 0, append=False)
+    for number in [*range(2, changes, changes // 4), changes]:
+        out = shutil.copytree(damaged, tmp_path / f"killed-{number}")
+        run(whole.images, out, whole.teacher, number, append=False)
+        generate(str(whole.images), out, whole.teacher, **OPTIONS)
+        assert hashes(out) == hashes(whole.store), f"killed at change {number} of {changes}"
+
+
 def test_a_generation_killed_again_and_again_ends_at_last(whole: Whole, tmp_path: Path):
     out = tmp_path / "out"
     for number in (10, 25, 30):

@@ -1,5 +1,6 @@
 """`inspect` and `info`: what they show is what the store holds."""
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,6 +86,20 @@ def test_impossible_images_are_refused(made: Made, tmp_path: Path, index: list[i
     with pytest.raises(ValueError, match=r"views must be >= 1, got 0"):
         inspect(made.store, str(made.images), tmp_path / "sheet.png", views=0)
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_info_calls_a_store_that_lost_files_damaged(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    store = shutil.copytree(made.store, tmp_path / "store")
+    shards = sorted(store.rglob("shard-*"))
+    shards[2].unlink()
+    shards[3].write_bytes(b"cut")
+    info(store)
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "status damaged, 3 of 4 shards" in out
+    assert "shard-00002.safetensors is missing" in out
+    assert "shard-00003.safetensors has 3 bytes, store.json says" in out
 
 
 def test_info_prints_what_the_store_holds(made: Made, capsys: pytest.CaptureFixture[str]):

@@ -19,6 +19,7 @@ from dataset_reinforcement.model import build_model
 from dataset_reinforcement.module import ReinforcementModule
 from dataset_reinforcement.teacher_config import TeacherConfig
 from tenfold import checkpoints
+from tenfold.bare_trainer import bare_trainer
 from tenfold.cli.quiet import silence_adverts
 from tenfold.optim import OptimConfig
 
@@ -42,16 +43,7 @@ def module(
 
 def fit(trained: ReinforcementModule, data: ReinforcementData, **options: Any) -> dict[str, Tensor]:
     """Train `STEPS` steps and return the weights."""
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_steps=STEPS,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **({"limit_val_batches": 0} | options),
-    )
+    trainer = bare_trainer(STEPS, **options)
     trainer.fit(trained, datamodule=data)
     return {name: tensor.clone() for name, tensor in trained.state_dict().items()}
 

@@ -153,6 +153,7 @@ def assert_published(teacher: TeacherConfig, *, classes: int) -> None:
     import timm
 
     for member in teacher.members:
+        assert member.model is not None
         assert timm.is_model(member.model.partition(".")[0])
         if member.pretrained:
             default = timm.get_pretrained_cfg(member.model)
@@ -198,3 +199,7 @@ def test_checkpoints_that_a_recipe_starts_from_are_another_recipes_last(data: st
         assert Path(member["checkpoint"]) == last(f"{data}/resnext101_{data}_teacher", run)
         assert tuple(member["mean"]) == tuple(student.mean)
         assert tuple(member["std"]) == tuple(student.std)
+        trained = parsed(f"{data}/resnext101_{data}_teacher").config.model
+        assert member["size"] == trained.image_size
+        assert tuple(member["mean"]) == tuple(trained.mean)
+        assert tuple(member["std"]) == tuple(trained.std)

@@ -11,7 +11,7 @@ from dataset_reinforcement.reproduce import Scale
 from tenfold.results import load_result
 from tenfold.statistics import mean_interval
 
-SETTING = Setting(scale="tiny", seeds=3, notes="")
+SETTING = Setting(scale="tiny", notes="")
 
 
 def values(top1: dict[str, list[float]], *, ece: float = 0.1, cpu_s: float = 10.0) -> dict:
@@ -46,6 +46,8 @@ def test_every_student_and_baseline_must_be_beaten() -> None:
         ("calibration", values({}, ece=0.31)),
         ("cost", values({}, cpu_s=11.6)),
         ("storing", values({DR: [0.50, 0.51, 0.52], KD: [0.6, 0.61, 0.62]})),
+        # Within noise, since there is much of it, but two points worse.
+        ("storing", values({DR: [0.40, 0.60, 0.44], KD: [0.5, 0.5, 0.5]})),
     ],
 )
 def test_a_claim_that_fails_for_one_student_fails(file: str, bad: dict) -> None:

@@ -18,6 +18,7 @@ from dataset_reinforcement.transfer_config import (
     TransferOptimConfig,
 )
 from tenfold import keyed
+from tenfold.bare_trainer import bare_trainer
 
 SMALL = BackboneConfig(name="resnet18")
 
@@ -102,17 +103,7 @@ def test_two_steps_and_the_measure(place: Path) -> None:
     data = SegmentationData(
         place, num_classes=2, size=32, batch_size=2, val_batch_size=2, workers=0
     )
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_steps=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        val_check_interval=2,
-    )
+    trainer = bare_trainer(2, limit_val_batches=1.0, num_sanity_val_steps=0, val_check_interval=2)
     before = module.network.head[-1].weight.clone()
     trainer.fit(module, datamodule=data)
     assert trainer.global_step == 2

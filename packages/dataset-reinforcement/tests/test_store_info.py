@@ -1,6 +1,8 @@
 """What stands beside the shards: samples, store.json, versions; and the entropy column."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from made_stores import AUGMENTS, CLASSES, describe, images, samples
 from dataset_reinforcement.store import versions
 from dataset_reinforcement.store.entropy import densified_entropy
 from dataset_reinforcement.store.info import (
+    DrawnViews,
     Part,
     ShardInfo,
     Skipped,
@@ -46,6 +49,20 @@ def test_damaged_samples_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"samples\.parquet is damaged"):
         read_samples(tmp_path)
+
+
+def test_reading_samples_starts_no_threads(tmp_path: Path) -> None:
+    """Arrow's own ones may abort an interpreter that ends with an error."""
+    write_samples(tmp_path, samples(images()))
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from dataset_reinforcement.store.samples import read_samples\n"
+        "count = lambda: len(list(Path('/proc/self/task').iterdir()))\n"
+        "before = count(); read_samples(Path(sys.argv[1])); print(before, count())"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    before, after = subprocess.check_output(words, text=True).split()
+    assert before == after
 
 
 def test_the_fingerprint_sees_order_keys_sizes_and_labels() -> None:
@@ -90,6 +107,20 @@ def test_missing_and_further_images_are_refused() -> None:
     # A removed image in the middle is named itself, not only the other length.
     with pytest.raises(ValueError, match=r"image 2 .*key 'image-2"):
         check_images(samples(images()), images(order=[0, 1, 3, 4, 5, 6, 7, 8, 9]))
+
+
+def test_damaged_sources_are_named() -> None:
+    joined = replace(full_info(), seed=None, sources=(DrawnViews(0, 0, 6), DrawnViews(3, 0, 2)))
+    assert StoreInfo.from_json(json.loads(json.dumps(joined.to_json()))) == joined
+    assert joined.drawn == joined.sources
+    with pytest.raises(ValueError, match="the sources have 6 views, the parts 8"):
+        replace(joined, sources=joined.sources[:1])
+
+
+def test_stores_of_before_tell_their_views_by_seed_and_parts() -> None:
+    values = json.loads(json.dumps(full_info().to_json()))
+    del values["sources"]
+    assert StoreInfo.from_json(values).drawn == (DrawnViews(0, 0, 6), DrawnViews(0, 6, 2))
 
 
 def full_info() -> StoreInfo:

@@ -8,9 +8,10 @@ import pytest
 from made_stores import AUGMENTS, NUM_IMAGES, assert_same, make_store, reinforcement
 
 from dataset_reinforcement.store import merge as merge_module
-from dataset_reinforcement.store.info import read_info
+from dataset_reinforcement.store.info import DrawnViews, read_info, write_info
 from dataset_reinforcement.store.merge import merge
 from dataset_reinforcement.store.reading import Store
+from dataset_reinforcement.store.versions import library_versions
 
 CONFIG = AUGMENTS["randaug_mixing"]
 
@@ -73,12 +74,16 @@ def test_a_killed_merge_goes_on(
     ("changes", "message"),
     [
         ({"top_k": 2}, "differ in top_k: 3 and 2"),
-        ({"teacher": {"members": ["other"]}}, "differ in teacher"),
+        ({"teacher": {"members": ["other"]}}, "differ in teacher.members.0: 'test' and 'other': "),
         ({"prob_dtype": "float32"}, "differ in prob_dtype"),
-        ({"versions": {"torch": "1.0"}}, "differ in versions"),
-        ({"decode": {"mode": "L"}}, "differ in decode"),
+        ({"versions": {"torch": "1.0"}}, "differ in versions: "),
+        (
+            {"versions": library_versions() | {"numpy": "0"}},
+            r"differ in versions\.numpy: '[\d.]+' ",
+        ),
+        ({"decode": {"mode": "L"}}, "differ in decode: "),
         ({"fingerprint": "00"}, "differ in fingerprint"),
-        ({"classes": (*"abcdefghijkl",)}, "differ in classes: 'class 0' and 'a'"),
+        ({"classes": (*"abcdefghijkl",)}, r"classes\.0: 'class 0' and 'a'; .* and 7 more:"),
         ({"seed": 0}, "with the same seed 0"),
     ],
 )
@@ -95,7 +100,7 @@ def test_stores_that_differ_are_refused(
 def test_another_pipeline_is_named_by_its_field(tmp_path: Path) -> None:
     one = make_store(tmp_path / "one", CONFIG, views=(1,))
     other = make_store(tmp_path / "other", replace(CONFIG, erase=0.5), views=(1,), seed=1)
-    with pytest.raises(ValueError, match=r"differ in augment: erase 0\.25 and 0\.5"):
+    with pytest.raises(ValueError, match=r"differ in augment\.erase: 0\.25 and 0\.5: merge"):
         merge([one, other], tmp_path / "out")
 
 
@@ -118,3 +123,51 @@ def test_workers_give_the_same_bytes(stores: list[Path], tmp_path: Path) -> None
     merge(stores, tmp_path / "one-worker")
     merge(stores, tmp_path / "two-workers", workers=2)
     assert content(tmp_path / "two-workers") == content(tmp_path / "one-worker")
+
+
+def test_the_same_views_are_refused_in_merged_stores_too(
+    stores: list[Path], tmp_path: Path
+) -> None:
+    third = make_store(tmp_path / "third", CONFIG, views=(1,), seed=2)
+    merge(stores, tmp_path / "two")
+    merge([third, tmp_path / "two"], tmp_path / "three")
+    sources = (DrawnViews(0, 0, 2), DrawnViews(0, 2, 3), DrawnViews(7, 0, 4))
+    assert read_info(tmp_path / "two").sources == sources
+    assert read_info(tmp_path / "three").sources == (DrawnViews(2, 0, 1), *sources)
+    for again in (tmp_path / "two", stores[0], stores[1]):
+        with pytest.raises(ValueError, match=r"same seed \d, .*the same views \(views \d to \d"):
+            merge([tmp_path / "three", again], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_views_of_one_seed_are_merged(stores: list[Path], tmp_path: Path) -> None:
+    merge(stores, tmp_path / "two")
+    more = make_store(tmp_path / "more", CONFIG, views=(1,), seed=9)
+    write_info(more, replace(read_info(more), seed=None, sources=(DrawnViews(7, 4, 1),)))
+    merge([tmp_path / "two", more], tmp_path / "out")
+    assert Store.open(tmp_path / "out").num_views == 10
+
+
+def test_stores_of_unknown_seeds_are_told_by_their_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other, copy = (
+        make_store(tmp_path / name, CONFIG, views=(2,), seed=seed)
+        for name, seed in (("one", 0), ("other", 1), ("copy", 0))
+    )
+    for store in (one, other, copy):
+        write_info(store, replace(read_info(store), seed=None))
+    with pytest.raises(ValueError, match=r"one and .*copy hold the same 1 parts of views"):
+        merge([one, other, copy], tmp_path / "out")
+    merge([one, other], tmp_path / "out")
+    assert "one does not tell from which seeds" in caplog.text
+
+
+def test_a_damaged_store_is_not_merged(stores: list[Path], tmp_path: Path) -> None:
+    file = read_info(stores[1]).parts[0].shards[2].file
+    data = bytearray((stores[1] / file).read_bytes())
+    data[-3] ^= 1
+    (stores[1] / file).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"other/{file} is damaged: its sha256"):
+        merge(stores, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -203,7 +203,7 @@ def test_a_shard_of_another_shape_is_refused(path: Path, tmp_path: Path) -> None
 def test_an_unfinished_shard_stops_finishing(path: Path) -> None:
     info = read_info(path)
     (path / info.parts[1].shards[2].file).unlink()
-    with pytest.raises(ValueError, match=r"shard-00002\.safetensors has None bytes"):
+    with pytest.raises(ValueError, match=r"shard-00002\.safetensors is missing"):
         StoreWriter(path, describe(CONFIG)).finish(info.parts)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,3 +232,14 @@ def test_other_shards_are_refused(tmp_path: Path) -> None:
     tiny_shards(tmp_path)
     with pytest.raises(ValueError, match="holds no packed reinforcements; make them with `pack`"):
         PackedImages(tmp_path)
+
+
+def test_a_damaged_store_is_not_packed(folder: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(folder / "store", tmp_path / "store")
+    (path,) = store.rglob("shard-*")
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged: its sha256"):
+        pack(str(folder / "images"), store, tmp_path / "out", shard_size=8)
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
 """Training through the command line: resume, every mode, mistakes on one line."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,7 @@ def kd(tiny: TinyData) -> list[str]:
                 "teacher": {
                     "batch": 4,
                     "members": [
-                        {"model": m.model, "checkpoint": str(m.checkpoint), "size": m.size}
-                        for m in tiny.teacher.members
+                        asdict(m) | {"checkpoint": str(m.checkpoint)} for m in tiny.teacher.members
                     ],
                 },
             }

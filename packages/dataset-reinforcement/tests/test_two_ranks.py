@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-import lightning
 import torch
 from tiny_reinforcement import AUGMENT, CLASSES, SEED, SIZE, TinyData
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from dataset_reinforcement.config import EmaConfig, LossConfig, ModelConfig
 from dataset_reinforcement.data import ReinforcementData
 from dataset_reinforcement.module import ReinforcementModule
+from tenfold.bare_trainer import bare_trainer
 from tenfold.optim import OptimConfig
 from tenfold.testing import run_ranks
 
@@ -49,17 +49,7 @@ def learn(tiny: TinyData, store: Any, mode: str, **options: Any) -> dict[str, Te
         seed=SEED,
         workers=0,
     )
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_steps=STEPS,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        **options,
-    )
+    trainer = bare_trainer(STEPS, limit_val_batches=1.0, num_sanity_val_steps=0, **options)
     trainer.fit(trained, datamodule=data)
     (measured,) = trainer.test(trained, datamodule=data, verbose=False)
     return dict(trained.state_dict()) | {n: torch.tensor(v) for n, v in measured.items()}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dataset_reinforcement.config import IMAGENET_MEAN, IMAGENET_STD
 from dataset_reinforcement.generate import generate
 from dataset_reinforcement.model import build_model
 from dataset_reinforcement.teacher_config import MemberConfig, TeacherConfig
@@ -72,4 +73,6 @@ def _member(path: Path, seed: int) -> MemberConfig:
         network = build_model("conv4", num_classes=CLASSES, image_size=SIZE)
         network.head.weight.data *= 30  # untrained, but of decided opinions
     checkpoints.save_weights(path, network.state_dict(), {})
-    return MemberConfig(model="conv4", checkpoint=path, size=SIZE)
+    return MemberConfig(
+        model="conv4", checkpoint=path, size=SIZE, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )

@@ -53,34 +53,20 @@ def configure(module: nn.Module, config: OptimConfig) -> "OptimizerLRSchedulerCo
 
 
 def _optimizer(groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool) -> Optimizer:
-    optimizer = (_sgd if config.name == "sgd" else _adamw)(groups, config, fused=fused)
+    common: dict[str, Any] = {
+        "lr": config.lr,
+        "weight_decay": config.weight_decay,
+        "fused": fused or None,
+    }
+    if config.name == "sgd":
+        optimizer = SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **common)
+    else:
+        optimizer = AdamW(groups, betas=config.betas, eps=config.eps, **common)
     # A fused optimiser announces that it can unscale fp16 gradients itself, and Lightning then
     # refuses to clip them under any mixed precision, bf16 included. Without the announcement the
     # scaler unscales first, as for every other optimiser, and clipping works.
     optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
     return optimizer
-
-
-def _adamw(groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool) -> Optimizer:
-    return AdamW(
-        groups,
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        fused=fused or None,
-    )
-
-
-def _sgd(groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool) -> Optimizer:
-    return SGD(
-        groups,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        fused=fused or None,
-    )
 
 
 def parameter_groups(

@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 from typing import Any, Self
 
 from tenfold import atomic
+from tenfold.runs import git_revision
 
 SCALES = ("tiny", "small", "gpu")
 
@@ -97,6 +98,43 @@ class Result:
                 raise ValueError(
                     f"arm {row.arm!r} has {len(row.per_seed)} values for {len(self.seeds)} seeds"
                 )
+
+
+def judged(
+    package: str,
+    claim: str,
+    *,
+    paper: str,
+    scale: str,
+    rows: Sequence[Row],
+    margin: float,
+    notes: str = "",
+) -> Result:
+    """Make the result of `<package> reproduce --scale <scale>`, measured here and now.
+
+    Args:
+        package: Console script.
+        claim: One sentence.
+        paper: Where it stands.
+        scale: One of `SCALES`.
+        rows: What each arm reached, one value a seed.
+        margin: Distance by which the claim holds; it does from 0 on.
+        notes: What else a reader should know.
+    """
+    seeds = len(rows[0].per_seed)
+    return Result(
+        claim=claim,
+        paper=paper,
+        scale=scale,
+        command=f"uv run {package} reproduce --scale {scale} --seeds {seeds}",
+        commit=git_revision() or "unknown",
+        seeds=tuple(range(seeds)),
+        rows=tuple(rows),
+        margin=margin,
+        holds=margin >= 0,
+        machine=this_machine(),
+        notes=notes,
+    )
 
 
 def load_result(path: Path) -> Result:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dataset_decomposition.cost import StepTime, fit_step_time
-from tenfold.results import Result, Row, this_machine
-from tenfold.runs import git_revision
+from tenfold.results import Result, Row, judged
 
 BASELINE, OURS = "concat-2048", "DD Grow-P2, 4 cycles"
 LARGEST_RATIO = 0.85
@@ -90,17 +89,12 @@ def _ratios(runs: Runs, arm: str) -> list[float]:
 def _result(
     claim: str, paper: str, scale: str, rows: list[Row], *, margin: float, notes: str
 ) -> Result:
-    seeds = len(rows[0].per_seed)
-    return Result(
-        claim=claim,
+    return judged(
+        "dataset-decomposition",
+        claim,
         paper=paper,
         scale=scale,
-        command=f"uv run dataset-decomposition reproduce --scale {scale} --seeds {seeds}",
-        commit=git_revision() or "unknown",
-        seeds=tuple(range(seeds)),
-        rows=tuple(rows),
+        rows=rows,
         margin=margin,
-        holds=margin >= 0,
-        machine=this_machine(),
         notes=f"The margin is that of the worst seed. {notes}",
     )

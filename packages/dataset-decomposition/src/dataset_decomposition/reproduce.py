@@ -32,6 +32,7 @@ from dataset_decomposition.module import DecompositionModule
 from dataset_decomposition.scoring import Scorer
 from dataset_decomposition.settings import Method
 from dataset_decomposition.step_timer import measure
+from tenfold.bare_trainer import bare_trainer
 from tenfold.cli.quiet import silence_adverts
 from tenfold.measurements import Measurements, one_thread
 from tenfold.optim import OptimConfig
@@ -145,17 +146,7 @@ def _train(arm: Arm, *, seed: int, steps: int, data: Path) -> dict[str, float]:
     batches.prepare_data()  # outside of the measured time
     lightning.seed_everything(seed, verbose=False)
     module = _module(steps)
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        gradient_clip_val=1.0,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = bare_trainer(steps, gradient_clip_val=1.0)
     started = time.process_time()
     trainer.fit(module, datamodule=batches)
     seconds = time.process_time() - started

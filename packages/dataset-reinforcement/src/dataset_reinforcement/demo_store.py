@@ -17,6 +17,7 @@ from dataset_reinforcement.images import open_images
 from dataset_reinforcement.module import ReinforcementModule
 from dataset_reinforcement.teacher_config import MemberConfig, TeacherConfig
 from tenfold.augment.config import AugmentConfig
+from tenfold.bare_trainer import bare_trainer
 from tenfold.cli.quiet import silence_adverts
 from tenfold.jobs import run_jobs
 from tenfold.optim import OptimConfig
@@ -198,19 +199,5 @@ def train_classifier(
         ),
         teacher=teacher,
     )
-    make_trainer(steps).fit(module, datamodule=data)
+    bare_trainer(steps).fit(module, datamodule=data)
     return module
-
-
-def make_trainer(steps: int = -1) -> lightning.Trainer:
-    """Return a silent trainer on the CPU."""
-    return lightning.Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )

@@ -3,16 +3,12 @@
 from functools import cached_property
 from pathlib import Path
 
-import lightning
-from torch.utils.data import DataLoader
-
 from dataset_reinforcement.coco import CocoImages, Detection
 from dataset_reinforcement.detection import DetectionBatch
-from dataset_reinforcement.image_loaders import held_out_loader, train_loader
-from tenfold.loader import StepLoader
+from dataset_reinforcement.image_loaders import TransferData
 
 
-class DetectionData(lightning.LightningDataModule):
+class DetectionData(TransferData[DetectionBatch]):
     """Images with boxes and masks, `<path>/<split>` and `<path>/annotations`.
 
     Args:
@@ -37,20 +33,15 @@ class DetectionData(lightning.LightningDataModule):
         workers: int = 4,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            batch_size=batch_size, val_batch_size=val_batch_size, workers=workers, seed=seed
+        )
         if not 0 <= flip <= 1:
             raise ValueError(f"data.flip must be a probability, got {flip}")
-        for name, value, least in (("val_batch_size", val_batch_size, 1), ("workers", workers, 0)):
-            if value < least:
-                raise ValueError(f"data.{name} must be >= {least}, got {value}")
         self.path = path
         self.train = train
         self.val = val
-        self.batch_size = batch_size
-        self.val_batch_size = val_batch_size
         self.flip = flip
-        self.workers = workers
-        self.seed = seed
 
     @cached_property
     def train_images(self) -> CocoImages:
@@ -75,38 +66,15 @@ class DetectionData(lightning.LightningDataModule):
         """Number of categories."""
         return len(self.val_images.classes)
 
-    def train_dataloader(self) -> StepLoader[DetectionBatch]:
-        """Return this rank's micro-batches from the trainer's step on."""
-        assert self.trainer is not None
-        return train_loader(
-            self.train_images,
-            self.trainer,
-            collate=collate,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            workers=self.workers,
-        )
+    def images(self, *, train: bool) -> CocoImages:
+        """Return the images to train on or to measure on."""
+        return self.train_images if train else self.val_images
 
-    def val_dataloader(self) -> DataLoader[DetectionBatch]:
-        """Return this rank's share of the images to measure on."""
-        assert self.trainer is not None
-        return held_out_loader(
-            self.val_images,
-            self.trainer,
-            collate=collate,
-            batch_size=self.val_batch_size,
-            workers=self.workers,
-        )
-
-    def test_dataloader(self) -> DataLoader[DetectionBatch]:
-        """Return what `val_dataloader` returns."""
-        return self.val_dataloader()
-
-
-def collate(found: list[Detection]) -> DetectionBatch:
-    """Return lists: images differ in size."""
-    return {
-        "image": [each["image"] for each in found],
-        "objects": [each["objects"] for each in found],
-        "keys": [each["key"] for each in found],
-    }
+    @staticmethod
+    def collate(found: list[Detection]) -> DetectionBatch:
+        """Return lists: images differ in size."""
+        return {
+            "image": [each["image"] for each in found],
+            "objects": [each["objects"] for each in found],
+            "keys": [each["key"] for each in found],
+        }

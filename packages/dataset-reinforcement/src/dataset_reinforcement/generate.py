@@ -10,12 +10,13 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from rich.console import Console
 
 from dataset_reinforcement.generation_plan import (
+    Plan,
     begun_store,
     identity,
     plan_views,
@@ -25,8 +26,9 @@ from dataset_reinforcement.generation_plan import (
 from dataset_reinforcement.image_scan import Scan, opened, scan_images
 from dataset_reinforcement.images import ImageSource
 from dataset_reinforcement.shard_job import ShardJob, forget, reinforce_shard
+from dataset_reinforcement.shard_repair import ASIDE, restore_shards
 from dataset_reinforcement.store.columns import ProbDtype
-from dataset_reinforcement.store.info import StoreInfo
+from dataset_reinforcement.store.info import Part, Skipped, StoreInfo
 from dataset_reinforcement.store.samples import (
     check_images,
     fingerprint,
@@ -74,9 +76,9 @@ def generate(
 ) -> None:
     """Draw views of every image, ask the teacher about them and store both.
 
-    A killed run continues when the same command is given again. The result has the same bytes for
-    any number of workers on one kind of device. Images that cannot be decoded are listed in
-    `store.json` and have no views.
+    A killed run continues when the same command is given again, and shards that a store has lost
+    are made again. The result has the same bytes for any number of workers on one kind of device.
+    Images that cannot be decoded are listed in `store.json` and have no views.
 
     Args:
         images: A folder of class folders, webdataset tars (folder, glob or file), an `.npz` of
@@ -104,7 +106,7 @@ def generate(
     Raises:
         FileNotFoundError: Images or a checkpoint are missing.
         ValueError: An option is impossible, does not fit the images, or is another than the store
-            in `out` was begun with.
+            in `out` was begun with, or the store to append to is damaged.
     """
     out, devices = Path(out), devices or ["cpu"]
     config = find_variant(variant, size=size) if augment is None else augment
@@ -116,6 +118,8 @@ def generate(
         source = opened(images)
         top_k = _clamp(top_k, len(source.classes))
         begun = begun_store(out)
+        # First, so that a wrong head or file is an error before hours of decoding.
+        described = build_teacher(teacher, num_classes=len(source.classes)).describe()
         scan = _scan(images, source, out, begun, workers=workers, ray_address=ray_address)
         info = StoreInfo(
             augment=config,
@@ -125,16 +129,12 @@ def generate(
             classes=source.classes,
             fingerprint=fingerprint(scan.samples),
             decode=source.decode,
-            teacher=_describe(teacher, len(source.classes)),
+            teacher=described,
             versions={**library_versions(), "resize": backend.describe()["resize"]},
             seed=seed,
             partner_group=partner_group,
         )
         plan = plan_views(out, info, begun, views=views, shard_size=shard_size, append=append)
-        if plan.part is None:
-            shutil.rmtree(out / STATE, ignore_errors=True)
-            logger.info("%s is complete: nothing is left to do", out)
-            return
         job = ShardJob(
             images=images,
             augment=config,
@@ -149,29 +149,56 @@ def generate(
             view_threads=view_threads,
             devices=tuple(devices),
         )
-        if begun is None:
-            write_samples(out, scan.samples)
-        elif begun.status == "complete":
-            shutil.rmtree(out / STATE, ignore_errors=True)  # of a run killed after its work
-        writer, parts = StoreWriter(out, info), [*plan.done, plan.part]
-        writer.begin(parts, skipped=scan.skipped, counts=plan.counts)
-        results = run_jobs(
-            partial(reinforce_shard, job),
-            shard_tasks(plan.part),
-            out=out,
-            settings=identity(info),
-            workers=min(workers, len(plan.part.shards)),
-            ray_address=ray_address,
-            title=TITLE,
-        )
-        atomic.remove_temporaries(out)  # of killed runs
-        parts = [*plan.done, written_part(plan.part, results)]
-        renormalised = sum(result["renormalised"] for result in results.values())
-        counts = {"renormalised": plan.counts.get("renormalised", 0) + renormalised}
-        _report(out, writer.finish(parts, scan.skipped, counts))
+        if plan.lost:
+            restore_shards(
+                job, plan.lost, settings=identity(info), workers=workers, ray_address=ray_address
+            )
+        elif plan.part is not None:
+            if begun is None:
+                write_samples(out, scan.samples)
+            elif begun.status == "complete":
+                shutil.rmtree(out / STATE, ignore_errors=True)  # of a run killed after its work
+            written = _add_part(
+                job, info, plan, plan.part, scan.skipped, workers=workers, ray_address=ray_address
+            )
+            _report(out, written)
+            shutil.rmtree(out / STATE)
+        else:
+            shutil.rmtree(out / ASIDE, ignore_errors=True)  # both of runs killed after their work
+            shutil.rmtree(out / STATE, ignore_errors=True)
+            logger.info("%s is complete: nothing is left to do", out)
     finally:
         forget()
-    shutil.rmtree(out / STATE)
+
+
+def _add_part(
+    job: ShardJob,
+    info: StoreInfo,
+    plan: Plan,
+    part: Part,
+    skipped: Sequence[Skipped],
+    *,
+    workers: int,
+    ray_address: str | None,
+) -> StoreInfo:
+    """Write the shards of a part, and `store.json` before and after them."""
+    out = job.store
+    writer = StoreWriter(out, info)
+    writer.begin([*plan.done, part], skipped=skipped, counts=plan.counts)
+    results = run_jobs(
+        partial(reinforce_shard, job),
+        shard_tasks(part),
+        out=out,
+        settings=identity(info),
+        workers=min(workers, len(part.shards)),
+        ray_address=ray_address,
+        title=TITLE,
+    )
+    atomic.remove_temporaries(out)  # of killed runs
+    renormalised = sum(result["renormalised"] for result in results.values())
+    counts = {"renormalised": plan.counts.get("renormalised", 0) + renormalised}
+    parts = [*plan.done, written_part(part, results)]
+    return writer.finish(parts, skipped, counts)
 
 
 def _scan(
@@ -193,11 +220,6 @@ def _scan(
     if len(scan.skipped) == len(source):
         raise ValueError(f"none of the {len(source)} images at {images!r} can be decoded")
     return scan
-
-
-def _describe(teacher: TeacherConfig, num_classes: int) -> dict[str, Any]:
-    """Load the teacher once here, so that a wrong head or file is an error before the first job."""
-    return build_teacher(teacher, num_classes=num_classes).describe()
 
 
 def _clamp(top_k: int, num_classes: int) -> int:

@@ -4,7 +4,7 @@ A store grows by parts, each some views of all images. A killed run left `store.
 the unfinished part as its last.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from dataset_reinforcement.store.info import (
     plan_part,
     read_info,
 )
+from dataset_reinforcement.store.integrity import lost_shards, require_whole
 from tenfold.jobs.marks import differences
 from tenfold.jobs.work import STATE
 
@@ -32,11 +33,13 @@ class Plan:
         done: Parts that are written.
         part: The part to write; None when all is done.
         counts: Counts of the parts that are written.
+        lost: Written parts that lack files, each with those shards alone; nothing else is done.
     """
 
     done: tuple[Part, ...]
     part: Part | None
     counts: dict[str, int]
+    lost: tuple[Part, ...] = ()
 
 
 def begun_store(out: Path) -> StoreInfo | None:
@@ -74,7 +77,8 @@ def plan_views(
         append: Whether to add to a complete store.
 
     Raises:
-        ValueError: The store was begun with other settings, or is complete.
+        ValueError: The store was begun with other settings, is complete, or parts that stay are
+            damaged.
     """
 
     def part_of(first: int) -> Part:
@@ -92,6 +96,12 @@ def plan_views(
             "another folder"
         )
     *done, last = begun.parts
+    written = tuple(done) if begun.status == "partial" else begun.parts
+    if append:
+        require_whole(out, written)
+    elif lost := lost_shards(out, written):
+        _check_known_views(out, begun, views, lost)
+        return Plan(written, None, begun.counts, lost)
     if begun.status == "partial":
         if last != part_of(last.first):
             raise ValueError(
@@ -138,6 +148,16 @@ def written_part(part: Part, results: Mapping[str, Any]) -> Part:
         for planned, result in zip(part.shards, results.values(), strict=True)
     ]
     return replace(part, shards=tuple(shards))
+
+
+def _check_known_views(out: Path, begun: StoreInfo, views: int, lost: Sequence[Part]) -> None:
+    counts = {begun.num_views, *(part.count for part in begun.parts)}
+    if views not in counts:
+        file = lost[0].shards[0].file
+        raise ValueError(
+            f"{out / file} is missing or cut off, and views is {views}: give "
+            f"{' or '.join(map(str, sorted(counts)))}, as when the store was made, to restore it"
+        )
 
 
 def _shard_size(part: Part) -> int:

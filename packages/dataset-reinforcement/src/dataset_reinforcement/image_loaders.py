@@ -1,7 +1,7 @@
-"""Loaders over data sets of images for a trainer, in the order of `image_order`."""
+"""What the data of detection and segmentation share: loaders in the order of `image_order`."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from abc import abstractmethod
+from typing import Any, Generic, TypeVar
 
 import lightning
 from torch.utils.data import DataLoader, Dataset
@@ -9,64 +9,85 @@ from torch.utils.data import DataLoader, Dataset
 from dataset_reinforcement.image_order import EndlessBatches, rank_batches
 from tenfold.loader import StepLoader
 
-Example = TypeVar("Example")
 Batch = TypeVar("Batch")
 
 
-def train_loader(
-    images: Dataset[Example],
-    trainer: lightning.Trainer,
-    *,
-    collate: Callable[[list[Example]], Batch],
-    batch_size: int,
-    seed: int,
-    workers: int,
-) -> StepLoader[Batch]:
-    """Return this rank's micro-batches from the trainer's step on; `images` is asked by `Draw`.
+class TransferData(lightning.LightningDataModule, Generic[Batch]):
+    """Images to train and to measure on.
 
     Args:
-        images: The images; with a length.
-        trainer: Says step, rank and micro-batches.
-        collate: Makes a batch.
         batch_size: Images of an optimiser step over all ranks and micro-batches.
+        val_batch_size: Images of a batch on one rank in evaluation.
+        workers: Processes that read images; 0 reads in the training process.
         seed: Key of the order.
-        workers: Processes that read images.
+
+    Raises:
+        ValueError: A number is too small.
     """
-    batches = EndlessBatches(
-        _length(images),
-        batch_size,
-        seed=seed,
-        start=trainer.global_step,
-        rank=trainer.global_rank,
-        world_size=trainer.world_size,
-        accum=trainer.accumulate_grad_batches,
-    )
-    examples: Any = images  # a DataLoader has the type of its examples, not of what collate makes
-    return StepLoader(examples, batch_sampler=batches, num_workers=workers, collate_fn=collate)
 
+    def __init__(self, *, batch_size: int, val_batch_size: int, workers: int, seed: int) -> None:
+        super().__init__()
+        for name, value, least in (("val_batch_size", val_batch_size, 1), ("workers", workers, 0)):
+            if value < least:
+                raise ValueError(f"data.{name} must be >= {least}, got {value}")
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size
+        self.workers = workers
+        self.seed = seed
 
-def held_out_loader(
-    images: Dataset[Example],
-    trainer: lightning.Trainer,
-    *,
-    collate: Callable[[list[Example]], Batch],
-    batch_size: int,
-    workers: int,
-) -> DataLoader[Batch]:
-    """Return this rank's share of the images to measure on, each once; asked by index.
+    @abstractmethod
+    def images(self, *, train: bool) -> Dataset[Any]:
+        """Return the images to train on, asked by `Draw`, or to measure on, asked by index."""
 
-    Args:
-        images: The images; with a length.
-        trainer: Says the rank.
-        collate: Makes a batch.
-        batch_size: Most images of a batch on one rank.
-        workers: Processes that read images.
-    """
-    batches = rank_batches(
-        _length(images), batch_size, rank=trainer.global_rank, world_size=trainer.world_size
-    )
-    examples: Any = images
-    return DataLoader(examples, batch_sampler=batches, num_workers=workers, collate_fn=collate)
+    @staticmethod
+    @abstractmethod
+    def collate(found: list[Any]) -> Batch:
+        """Make a batch."""
+
+    def train_dataloader(self) -> StepLoader[Batch]:
+        """Return this rank's micro-batches from the trainer's step on."""
+        trainer, images = self._trainer(), self.images(train=True)
+        batches = EndlessBatches(
+            _length(images),
+            self.batch_size,
+            seed=self.seed,
+            start=trainer.global_step,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            accum=trainer.accumulate_grad_batches,
+        )
+        examples: Any = images  # a DataLoader has the type of its examples, not of their batch
+        return StepLoader(
+            examples,
+            batch_sampler=batches,
+            num_workers=self.workers,
+            collate_fn=self.collate,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return this rank's share of the images to measure on, each once."""
+        trainer, images = self._trainer(), self.images(train=False)
+        batches = rank_batches(
+            _length(images),
+            self.val_batch_size,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        examples: Any = images
+        return DataLoader(
+            examples,
+            batch_sampler=batches,
+            num_workers=self.workers,
+            collate_fn=self.collate,
+        )
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Return what `val_dataloader` returns."""
+        return self.val_dataloader()
+
+    def _trainer(self) -> lightning.Trainer:
+        assert self.trainer is not None
+        return self.trainer
 
 
 def _length(images: Any) -> int:

@@ -20,7 +20,6 @@ from dataset_reinforcement.demo_store import (
     GLYPH_AUGMENT,
     DemoTeachers,
     demo_store,
-    make_trainer,
     student_images,
     teachers_folder,
     test_images,
@@ -29,6 +28,7 @@ from dataset_reinforcement.demo_store import (
 from dataset_reinforcement.images import open_images
 from dataset_reinforcement.teacher import build_teacher
 from dataset_reinforcement.teacher_config import TeacherConfig
+from tenfold.bare_trainer import bare_trainer
 from tenfold.cli.quiet import silence_adverts
 from tenfold.jobs import run_jobs
 from tenfold.measurements import Measurements, one_thread
@@ -145,7 +145,7 @@ def reproduce(
         f"store {once['store_cpu_s']:.0f} CPU s; teacher's top-1 {once['teacher_top1']:.3f}."
     )
     values = {student: _values(runs, measured, student) for student in STUDENTS}
-    results = judge(values, Setting(scale=scale, seeds=seeds, notes=notes))
+    results = judge(values, Setting(scale=scale, notes=notes))
     for file, result in results.items():
         save_result(result, out / f"{file}_{scale}.json")
         show_result(result)
@@ -173,7 +173,7 @@ def train_student(run: Run, folder: Path) -> dict[str, float]:
     started = time.process_time()
     module = train_classifier(run.student, loss, batches, classes=characters, teacher=teacher)
     seconds = time.process_time() - started
-    (metrics,) = make_trainer().test(module, datamodule=batches, verbose=False)
+    (metrics,) = bare_trainer().test(module, datamodule=batches, verbose=False)
     return {"top1": metrics["test/top1"], "ece": metrics["test/ece"], "cpu_s": seconds}
 
 

@@ -4,14 +4,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypedDict
 
-import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from dataset_reinforcement.image_loaders import held_out_loader, train_loader
+from dataset_reinforcement.image_loaders import TransferData
 from dataset_reinforcement.segmentation_images import Labelled, SegmentationImages
-from tenfold.loader import StepLoader
 
 
 class SegmentationBatch(TypedDict):
@@ -22,7 +19,7 @@ class SegmentationBatch(TypedDict):
     keys: list[str]
 
 
-class SegmentationData(lightning.LightningDataModule):
+class SegmentationData(TransferData[SegmentationBatch]):
     """Images with a class for every pixel, in folders as ADE20K's.
 
     Args:
@@ -53,11 +50,12 @@ class SegmentationData(lightning.LightningDataModule):
         workers: int = 4,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            batch_size=batch_size, val_batch_size=val_batch_size, workers=workers, seed=seed
+        )
         if not 0 < scale[0] <= scale[1]:
             raise ValueError(f"data.scale must be two rising numbers > 0, got {scale}")
-        counts = {"num_classes": num_classes, "size": size, "val_batch_size": val_batch_size}
-        for name, value in counts.items():
+        for name, value in (("num_classes", num_classes), ("size", size)):
             if value < 1:
                 raise ValueError(f"data.{name} must be >= 1, got {value}")
         self.path = path
@@ -67,10 +65,6 @@ class SegmentationData(lightning.LightningDataModule):
         self.size = size
         self.zero_is_ignored = zero_is_ignored
         self.scale = scale
-        self.batch_size = batch_size
-        self.val_batch_size = val_batch_size
-        self.workers = workers
-        self.seed = seed
 
     @cached_property
     def train_images(self) -> SegmentationImages:
@@ -93,38 +87,15 @@ class SegmentationData(lightning.LightningDataModule):
             seed=self.seed,
         )
 
-    def train_dataloader(self) -> StepLoader[SegmentationBatch]:
-        """Return this rank's micro-batches from the trainer's step on."""
-        assert self.trainer is not None
-        return train_loader(
-            self.train_images,
-            self.trainer,
-            collate=collate,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            workers=self.workers,
-        )
+    def images(self, *, train: bool) -> SegmentationImages:
+        """Return the images to train on or to measure on."""
+        return self.train_images if train else self.val_images
 
-    def val_dataloader(self) -> DataLoader[SegmentationBatch]:
-        """Return this rank's share of the images to measure on."""
-        assert self.trainer is not None
-        return held_out_loader(
-            self.val_images,
-            self.trainer,
-            collate=collate,
-            batch_size=self.val_batch_size,
-            workers=self.workers,
-        )
-
-    def test_dataloader(self) -> DataLoader[SegmentationBatch]:
-        """Return what `val_dataloader` returns."""
-        return self.val_dataloader()
-
-
-def collate(found: list[Labelled]) -> SegmentationBatch:
-    """Stack the images; masks stay a list, since they differ in size in evaluation."""
-    return {
-        "image": torch.stack([each["image"] for each in found]),
-        "mask": [each["mask"] for each in found],
-        "keys": [each["key"] for each in found],
-    }
+    @staticmethod
+    def collate(found: list[Labelled]) -> SegmentationBatch:
+        """Stack the images; masks stay a list, since they differ in size in evaluation."""
+        return {
+            "image": torch.stack([each["image"] for each in found]),
+            "mask": [each["mask"] for each in found],
+            "keys": [each["key"] for each in found],
+        }

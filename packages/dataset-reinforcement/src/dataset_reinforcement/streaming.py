@@ -60,13 +60,15 @@ def pack(images: str, store: Path, out: Path, *, shard_size: int = 1000) -> None
 
     Raises:
         FileExistsError: `out` has an index.
-        ValueError: The store is of other images or sizes, or its partners lie in other shards.
+        ValueError: The store is damaged or of other images or sizes, or its partners lie in other
+            shards.
     """
     source, reinforced = open_images(images), Store.open(store)
     reinforced.check_source(source)
     if (out / "index.json").exists():
         raise FileExistsError(f"{out} holds packed images already; choose another folder")
     _check_groups(reinforced.info, shard_size)
+    reinforced.require_whole()
     out.mkdir(parents=True, exist_ok=True)
     entries = [
         write_shard(

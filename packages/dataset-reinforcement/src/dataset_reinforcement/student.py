@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dataset_reinforcement.config import ModelConfig
 from dataset_reinforcement.device import choose_device
 from dataset_reinforcement.model import build_model
-from dataset_reinforcement.weights import read_weights
+from dataset_reinforcement.weights import fit_config, read_weights
 from tenfold import checkpoints
 from tenfold.cli.evaluating import find_checkpoint
 
@@ -72,8 +72,7 @@ def model_config(checkpoint: Path) -> ModelConfig:
         CheckpointError: The checkpoint does not verify.
         ValueError: It is no checkpoint of `fit`.
     """
-    saved = checkpoints.load(checkpoint).get("hyper_parameters", {}).get("model", {})
-    if "classes" not in saved:
+    config = fit_config(checkpoints.load(checkpoint))
+    if config is None:
         raise ValueError(f"{checkpoint} is no checkpoint of `fit`: it does not name its classifier")
-    listed = {name: tuple(value) for name, value in saved.items() if isinstance(value, list)}
-    return ModelConfig(**{**saved, **listed, "init_from": None})
+    return config

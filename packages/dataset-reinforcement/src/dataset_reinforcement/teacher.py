@@ -153,5 +153,5 @@ def build_teacher(
 
 
 def _member(config: MemberConfig, num_classes: int) -> Member:
-    network, inputs = build_member(config, num_classes=num_classes)
-    return Member(name=config.model, network=network, **inputs._asdict())
+    built = build_member(config, num_classes=num_classes)
+    return Member(name=built.name, network=built.network, **built.inputs._asdict())

@@ -14,18 +14,20 @@ class MemberConfig:
 
     Args:
         model: A timm name (`resnext101_32x8d.fb_wsl_ig1b_ft_in1k`), or `conv<width>`,
-            `separable<width>`.
+            `separable<width>`. Model, size, mean and std of a checkpoint of `fit` stand in it: need
+            not be given, and must not be others.
         checkpoint: safetensors, a checkpoint of `fit`, or a torch file of tensors only.
         pretrained: Take timm's weights instead.
-        size: Side to which views are resized for this member; timm's own input size by default.
-        mean: Subtracted per channel from pixels in 0..1; timm's own for the model by default.
-        std: Divides per channel; timm's own for the model by default.
+        size: Side to which views are resized for this member; by default the checkpoint's, or
+            timm's own for the model.
+        mean: Subtracted per channel from pixels in 0..1; likewise.
+        std: Divides per channel; likewise.
 
     Raises:
         ValueError: No weights or two sets of them, or a value out of range.
     """
 
-    model: str
+    model: str | None = None
     checkpoint: Path | None = None
     pretrained: bool = False
     size: int | None = None
@@ -33,15 +35,18 @@ class MemberConfig:
     std: RGB | None = None
 
     def __post_init__(self) -> None:
+        if self.model is None and self.checkpoint is None:
+            raise ValueError("teacher.members: one has neither a model nor a checkpoint: give them")
+        name = self.model or self.checkpoint
         if self.pretrained == (self.checkpoint is not None):
             raise ValueError(
-                f"teacher.members: {self.model} needs either a checkpoint or pretrained true: "
+                f"teacher.members: {name} needs either a checkpoint or pretrained true: "
                 f"got checkpoint {self.checkpoint}, pretrained {self.pretrained}"
             )
         if self.size is not None and self.size < 1:
-            raise ValueError(f"teacher.members: {self.model}: size must be > 0, got {self.size}")
+            raise ValueError(f"teacher.members: {name}: size must be > 0, got {self.size}")
         if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f"teacher.members: {self.model}: std must be > 0, got {self.std}")
+            raise ValueError(f"teacher.members: {name}: std must be > 0, got {self.std}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from dataset_reinforcement.teacher_config import RGB, TeacherConfig
 from tenfold import atomic
 from tenfold.augment.config import AugmentConfig
 from tenfold.augment.params import ViewParams
+from tenfold.bare_trainer import bare_trainer
 from tenfold.callbacks import StepSeed
 from tenfold.cli.quiet import silence_adverts
 from tenfold.jobs import run_jobs
@@ -240,16 +241,11 @@ def _student_accuracy(
         recipe.optim,
         teacher=run.teacher,
     )
-    trainer = lightning.Trainer(
+    trainer = bare_trainer(
+        steps,
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=[device.index or 0] if device.type == "cuda" else 1,
-        max_steps=steps,
-        limit_val_batches=0,
         callbacks=[StepSeed(run.seed)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     images = ReinforcementData(
         data.val,

@@ -6,11 +6,12 @@ Nothing is unpickled: safetensors, our own checkpoints (verified), or torch file
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from dataset_reinforcement.config import ModelConfig
 from tenfold import checkpoints
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,15 @@ NETWORK = "network."
 EMA = "ema.module."
 WRAPPERS = ("state_dict", "model")
 """Keys below which other libraries' checkpoint files keep the weights."""
+
+_DESCRIBING = {"name", "classes", "image_size", "mean", "std"}
+
+
+class SavedClassifier(NamedTuple):
+    """Weights by name; and the model's configuration, which only checkpoints of `fit` have."""
+
+    weights: dict[str, Tensor]
+    config: ModelConfig | None
 
 
 def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
@@ -32,12 +42,23 @@ def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
         FileNotFoundError: There is no such file.
         ValueError: It holds no weights, no moving average, or more than tensors and plain values.
     """
+    return read_classifier(path, ema=ema).weights
+
+
+def read_classifier(path: Path, *, ema: bool = False) -> SavedClassifier:
+    """Read what `read_weights` reads, and what a checkpoint of `fit` says of its model.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no weights, no moving average, or more than tensors and plain values.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there are no weights at {path}")
     if path.suffix == ".safetensors":
-        tensors: dict[str, Tensor] = checkpoints.load_weights(path)
+        content: Any = checkpoints.load_weights(path)
     else:
-        tensors = _tensors(_load_torch(path))
+        content = _load_torch(path)
+    tensors = _tensors(content)
     prefix = EMA if ema else NETWORK
     if any(name.startswith(NETWORK) for name in tensors):
         tensors = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
@@ -45,7 +66,19 @@ def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
         raise ValueError(f"{path} is no checkpoint of `fit` and has no moving average")
     if not tensors:
         raise ValueError(f"{path} has no {'moving average' if ema else 'weights'}")
-    return tensors
+    return SavedClassifier(tensors, fit_config(content))
+
+
+def fit_config(content: Any) -> ModelConfig | None:
+    """Return the model's configuration in a checkpoint of `fit`, None in any other content."""
+    try:
+        saved = content["hyper_parameters"]["model"]
+        if not saved.keys() >= _DESCRIBING:
+            return None
+    except (AttributeError, KeyError, TypeError):
+        return None
+    listed = {name: tuple(value) for name, value in saved.items() if isinstance(value, list)}
+    return ModelConfig(**{**saved, **listed, "init_from": None})
 
 
 def start_from(network: nn.Module, path: Path) -> None:

@@ -9,10 +9,10 @@ import lightning
 from paper_template.config import ModelConfig
 from paper_template.data import PaperTemplateData
 from paper_template.module import PaperTemplateModule
+from tenfold.bare_trainer import bare_trainer
 from tenfold.cli.quiet import silence_adverts
 from tenfold.optim import OptimConfig
-from tenfold.results import Result, Row, save_result, show_result, this_machine
-from tenfold.runs import git_revision
+from tenfold.results import Result, Row, judged, save_result, show_result
 
 CLAIM = "One hidden layer classifies held-out digits better than a linear classifier"
 METRIC = "test/accuracy"
@@ -56,15 +56,7 @@ def _score(model: ModelConfig, *, seed: int, steps: int) -> float:
     lightning.seed_everything(seed, verbose=False)
     optim = OptimConfig(lr=1e-2, total_steps=steps, warmup_steps=10, weight_decay=0.01)
     module, data = PaperTemplateModule(model, optim), PaperTemplateData(seed=seed)
-    trainer = lightning.Trainer(
-        max_steps=steps,
-        devices=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = bare_trainer(steps, accelerator="auto")
     trainer.fit(module, datamodule=data)
     (metrics,) = trainer.test(module, datamodule=data, verbose=False)
     return metrics[METRIC]
@@ -72,16 +64,11 @@ def _score(model: ModelConfig, *, seed: int, steps: int) -> float:
 
 def _judge(scores: dict[str, list[float]], scale: str) -> Result:
     ours, baseline = map(fmean, scores.values())
-    seeds = range(len(next(iter(scores.values()))))
-    return Result(
-        claim=CLAIM,
+    return judged(
+        "paper-template",
+        CLAIM,
         paper="an example, no paper",
         scale=scale,
-        command=f"uv run paper-template reproduce --scale {scale} --seeds {len(seeds)}",
-        commit=git_revision() or "unknown",
-        seeds=tuple(seeds),
-        rows=tuple(Row.of(arm, METRIC, values) for arm, values in scores.items()),
+        rows=[Row.of(arm, METRIC, values) for arm, values in scores.items()],
         margin=ours - baseline,
-        holds=ours > baseline,
-        machine=this_machine(),
     )

@@ -117,7 +117,10 @@ class App:
             return 0
         if verb in self.verbs:
             from tenfold.cli.functions import run_function
+            from tenfold.cli.recipes import with_recipes
 
+            if any(word.partition("=")[0] in ("--config", "-c") for word in arguments):
+                arguments = with_recipes(arguments, self.recipes_dir())
             return run_function(resolve(self.verbs[verb]), arguments, prog=f"{self.name} {verb}")
         if verb in self.trainings or verb in EVALUATION_VERBS:
             from tenfold.cli.training import run_training

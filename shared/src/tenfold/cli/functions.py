@@ -104,7 +104,7 @@ def _as_option(name: str, values: list[str], hint: Any) -> str:
     if _is_path(hint) and "" in values:
         # Path("") is the current folder: an unset variable of a script would name it in silence.
         raise ValueError(f"{name} is an empty path; write . for the current folder")
-    if _is_list(hint) and not values[0].startswith("["):
+    if _is_list(hint) and not values[0].startswith(_brackets(hint)):
         numbers = {int, float} & set(get_args(_list_of(hint)))
         return f"--{name}=[{','.join(values if numbers else map(json.dumps, values))}]"
     return f"--{name}={values[0]}"
@@ -112,6 +112,12 @@ def _as_option(name: str, values: list[str], hint: Any) -> str:
 
 def _is_list(hint: Any) -> bool:
     return _list_of(hint) is not None
+
+
+def _brackets(hint: Any) -> tuple[str, ...]:
+    """Return how a value in YAML begins: a list, or a mapping where the option takes one too."""
+    mapping = any(get_origin(part) is dict for part in get_args(hint))
+    return ("[", "{") if mapping else ("[",)
 
 
 def _is_path(hint: Any) -> bool:

@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from tenfold.cli.app import EVALUATION_VERBS, App, Training, resolve
 from tenfold.cli.quiet import silence_adverts
-from tenfold.cli.recipes import find_recipe
+from tenfold.cli.recipes import with_recipes
 from tenfold.cli.suggestions import with_suggestions
 
 # The Trainer has some forty options; the short help shows those that one changes from run to run.
@@ -239,17 +239,8 @@ def _training_name(app: App, verb: str, argv: Sequence[str]) -> str:
 
 def _words(argv: Sequence[str], recipes: Path) -> list[str]:
     """Let `--dry_run` stand alone and let `--config` take a shipped recipe's name."""
-    words: list[str] = []
-    for word in argv:
-        if word == "--dry_run":
-            words.append("--dry_run=true")
-        elif words and words[-1] in ("--config", "-c"):
-            words[-1] = f"--config={find_recipe(word, recipes)}"
-        elif word.startswith("--config="):
-            words.append(f"--config={find_recipe(word.partition('=')[2], recipes)}")
-        else:
-            words.append(word)
-    return words
+    words = with_recipes(argv, recipes)
+    return ["--dry_run=true" if word == "--dry_run" else word for word in words]
 
 
 def _config_files(words: Sequence[str]) -> list[str]:

@@ -52,7 +52,7 @@ def export_apple(store: Path, out: Path, *, workers: int = 1) -> None:
 
     Raises:
         ValueError: An image is not reinforced, which the official code cannot express, the pipeline
-            is none of the official ones, or `out` is the store.
+            is none of the official ones, the store is damaged, or `out` is the store.
     """
     opened = Store.open(store)
     out = Path(out)
@@ -65,6 +65,7 @@ def export_apple(store: Path, out: Path, *, workers: int = 1) -> None:
             f"image {skipped.index} ({skipped.key!r}) has no reinforcements ({skipped.reason}); "
             "the official layout needs all: mend the image and generate again"
         )
+    opened.require_whole()
     shards = tuple(str(shard.sha256) for part in opened.info.parts for shard in part.shards)
     path = opened.path.resolve()
     tasks = {

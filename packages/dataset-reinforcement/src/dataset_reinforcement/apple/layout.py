@@ -55,7 +55,7 @@ def read_config(folder: Path) -> AppleConfig:
             num_views=int(reinforce["num_samples"]),
             top_k=int(reinforce["topk"]),
             num_classes=int(config["num_classes"]),
-            teacher=_plain_teacher(config.get("teacher") or {}),
+            teacher=_describe_teacher(config.get("teacher") or {}),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else error
@@ -92,9 +92,20 @@ def count_images(folder: Path) -> int:
     return len(found)
 
 
-def _plain_teacher(teacher: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(key): value if _is_plain(value) else str(value) for key, value in teacher.items()}
+def _describe_teacher(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an official description as JSON; its members are named in one string, by commas."""
+    described: dict[str, Any] = _plain(teacher)
+    name = described.get("name")
+    if "members" not in described and isinstance(name, str):
+        described["members"] = [{"model": model.strip()} for model in name.split(",")]
+    return described
 
 
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value)

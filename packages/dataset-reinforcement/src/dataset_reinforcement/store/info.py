@@ -60,6 +60,27 @@ class Part:
 
 
 @dataclass(frozen=True)
+class DrawnViews:
+    """Views as their seed numbers them: the same seed and number is the same view.
+
+    Attributes:
+        seed: Of the drawn parameters; None where it is not known.
+        first: Number of the first view.
+        count: Views.
+    """
+
+    seed: int | None
+    first: int
+    count: int
+
+    def overlaps(self, other: Self) -> bool:
+        """Return whether a view is known to be among both."""
+        if self.seed is None or self.seed != other.seed:
+            return False
+        return self.first < other.first + other.count and other.first < self.first + self.count
+
+
+@dataclass(frozen=True)
 class Skipped:
     """An image without reinforcements.
 
@@ -91,6 +112,7 @@ class StoreInfo:
         seed: Of the drawn parameters; None where the store was merged or imported.
         partner_group: Images among which partners are drawn; None for all.
         compat: `apple` for imported stores, whose pixels replay only nearly; else None.
+        sources: Of a merged store: what was joined, in order of the views.
         parts: In order of their views.
         skipped: Images without reinforcements.
         counts: What happened how often on the way.
@@ -113,6 +135,7 @@ class StoreInfo:
     seed: int | None
     partner_group: int | None = None
     compat: Literal["apple"] | None = None
+    sources: tuple[DrawnViews, ...] = ()
     parts: tuple[Part, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
@@ -133,6 +156,9 @@ class StoreInfo:
                 raise ValueError(f"the part of view {part.first} should begin at view {first}")
             _check_images(part, self.num_images)
             first += part.count
+        joined = sum(source.count for source in self.sources)
+        if self.sources and self.parts and joined != first:
+            raise ValueError(f"the sources have {joined} views, the parts {first}")
         planned = [s.file for p in self.parts for s in p.shards if s.sha256 is None]
         if self.status == "complete" and planned:
             raise ValueError(f"the store is complete, but {planned[0]} has no sha256")
@@ -141,6 +167,13 @@ class StoreInfo:
     def num_views(self) -> int:
         """Views of each image."""
         return sum(part.count for part in self.parts)
+
+    @property
+    def drawn(self) -> tuple[DrawnViews, ...]:
+        """Seeds and numbers of all views, in order."""
+        return self.sources or tuple(
+            DrawnViews(self.seed, part.first, part.count) for part in self.parts
+        )
 
     @property
     def classes_sha256(self) -> str:
@@ -169,6 +202,7 @@ class StoreInfo:
             values["augment"] = _augment(values["augment"])
             values["classes"] = tuple(values["classes"])
             values["parts"] = tuple(map(_part, values["parts"]))
+            values["sources"] = tuple(DrawnViews(**entry) for entry in values.get("sources", ()))
             values["skipped"] = tuple(Skipped(**entry) for entry in values["skipped"])
             info = cls(**values)
         except (AttributeError, KeyError, TypeError) as error:

@@ -1,12 +1,21 @@
 """The verb `merge`: the views of several stores of one data set as one part of a new store."""
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from dataset_reinforcement.store.info import Part, ShardInfo, Skipped, StoreInfo, plan_part
+from dataset_reinforcement.store.info import (
+    DrawnViews,
+    Part,
+    ShardInfo,
+    Skipped,
+    StoreInfo,
+    plan_part,
+)
 from dataset_reinforcement.store.joining import join_rows, join_views, take_rows
 from dataset_reinforcement.store.reading import Store
 from dataset_reinforcement.store.shard import ShardReader, write_shard
@@ -24,6 +33,9 @@ _EQUAL = (
     "versions",
     "compat",
 )
+_NAMED_AT_MOST = 5
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,8 +65,8 @@ def merge(stores: list[Path], out: Path, *, workers: int = 1) -> None:
         workers: Number of worker processes.
 
     Raises:
-        ValueError: The stores differ in a field, share a seed or are partial, or `out` holds
-            something else.
+        ValueError: The stores differ in how they were made, hold the same views, are partial or
+            damaged, or `out` holds something else.
     """
     opened = [Store.open(store) for store in stores]
     _check(opened)
@@ -101,7 +113,10 @@ def _rows_of(store: Path, part: Part, first: int, last: int) -> dict[str, Any]:
 def _describe(stores: Sequence[Store]) -> StoreInfo:
     groups = {store.info.partner_group for store in stores}
     group = groups.pop() if len(groups) == 1 else None
-    return dataclasses.replace(stores[0].info, seed=None, partner_group=group)
+    sources = tuple(source for store in stores for source in store.info.drawn)
+    return dataclasses.replace(
+        stores[0].info, parts=(), seed=None, partner_group=group, sources=sources
+    )
 
 
 def _plan(stores: Sequence[Store]) -> Part:
@@ -119,37 +134,78 @@ def _plan(stores: Sequence[Store]) -> Part:
 def _check(stores: Sequence[Store]) -> None:
     if len(stores) < 2:
         raise ValueError(f"merge needs at least two stores, got {len(stores)}")
-    first = stores[0]
     for store in stores[1:]:
-        for name in _EQUAL:
-            ours, theirs = getattr(first.info, name), getattr(store.info, name)
-            if ours != theirs:
-                raise ValueError(
-                    f"{first.path} and {store.path} differ in {name}: {_show(ours, theirs)}; "
-                    "merge stores that were made alike"
-                )
-    seeds: dict[int, Path] = {}
+        _check_made_alike(stores[0], store)
+    for one, other in combinations(stores, 2):
+        _check_other_views(one, other)
     for store in stores:
-        seed = store.info.seed
-        if seed in seeds:
-            raise ValueError(
-                f"{seeds[seed]} and {store.path} were made with the same seed {seed}, so they hold "
-                "the same views; generate one with another seed"
+        if any(source.seed is None for source in store.info.drawn):
+            _log.warning(
+                "%s does not tell from which seeds its views were drawn: make sure that they are "
+                "not those of another store here",
+                store.path,
             )
-        if seed is not None:
-            seeds[seed] = store.path
+        store.require_whole()
 
 
-def _show(ours: object, theirs: object) -> str:
-    """Return both values, shortened to where they differ if they have fields or many entries."""
-    if dataclasses.is_dataclass(ours) and not isinstance(ours, type):
-        for spec in dataclasses.fields(ours):
-            mine, other = getattr(ours, spec.name), getattr(theirs, spec.name)
-            if mine != other:
-                return f"{spec.name} {mine!r} and {other!r}"
-    if isinstance(ours, tuple) and isinstance(theirs, tuple) and len(ours) == len(theirs):
-        return next(f"{a!r} and {b!r}" for a, b in zip(ours, theirs, strict=True) if a != b)
-    return f"{str(ours)[:80]} and {str(theirs)[:80]}"
+def _check_made_alike(first: Store, store: Store) -> None:
+    found = [
+        text
+        for name in _EQUAL
+        for text in _differences(name, getattr(first.info, name), getattr(store.info, name))
+    ]
+    if found:
+        more = f" and {len(found) - _NAMED_AT_MOST} more" if len(found) > _NAMED_AT_MOST else ""
+        raise ValueError(
+            f"{first.path} and {store.path} differ in {'; '.join(found[:_NAMED_AT_MOST])}{more}: "
+            "merge stores that were made alike"
+        )
+
+
+def _check_other_views(one: Store, other: Store) -> None:
+    for ours, theirs in product(one.info.drawn, other.info.drawn):
+        if ours.overlaps(theirs):
+            raise ValueError(
+                f"{one.path} and {other.path} were made with the same seed {ours.seed}, so they "
+                f"hold the same views ({_span(ours)} and {_span(theirs)} of that seed): leave one "
+                "out, or generate it with another seed"
+            )
+    # Views of unknown seeds are the same where all their files are.
+    if same := _contents(one) & _contents(other):
+        raise ValueError(
+            f"{one.path} and {other.path} hold the same {len(same)} parts of views: leave one out"
+        )
+
+
+def _contents(store: Store) -> set[tuple[str | None, ...]]:
+    return {tuple(shard.sha256 for shard in part.shards) for part in store.info.parts}
+
+
+def _span(views: DrawnViews) -> str:
+    return f"views {views.first} to {views.first + views.count - 1}"
+
+
+def _differences(name: str, ours: object, theirs: object) -> Iterator[str]:
+    """Yield the values that differ, each with its dotted name."""
+    if ours == theirs:
+        return
+    mine, other = _by_name(ours), _by_name(theirs)
+    if mine is None or other is None or mine.keys() != other.keys():
+        yield f"{name}: {ours!r:.80} and {theirs!r:.80}"
+        return
+    for key in mine:
+        yield from _differences(f"{name}.{key}", mine[key], other[key])
+
+
+def _by_name(value: object) -> dict[str, object] | None:
+    """Return the parts of a value, None for a leaf."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {spec.name: getattr(value, spec.name) for spec in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): item for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return {str(number): item for number, item in enumerate(value)}
+    return None
 
 
 def _join_skipped(stores: Sequence[Store]) -> tuple[Skipped, ...]:

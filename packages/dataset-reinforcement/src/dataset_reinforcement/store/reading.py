@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset_reinforcement.store.columns import Reinforcement, unpack
-from dataset_reinforcement.store.info import Part, ShardInfo, StoreInfo, read_info
+from dataset_reinforcement.store.info import Part, StoreInfo, read_info
+from dataset_reinforcement.store.integrity import require_whole, shard_problem, written_shards
 from dataset_reinforcement.store.samples import (
     SAMPLES,
     Sample,
@@ -24,7 +25,6 @@ from dataset_reinforcement.store.samples import (
 )
 from dataset_reinforcement.store.shard import ShardReader
 from dataset_reinforcement.store.versions import check_decode, check_versions
-from tenfold import atomic
 from tenfold.augment.config import AugmentConfig
 
 if TYPE_CHECKING:
@@ -220,15 +220,28 @@ class Store:
         """Hash every file and return the names of those that are missing or damaged."""
         damaged = [
             shard.file
-            for part in self.info.parts
-            for shard in part.shards
-            if shard.sha256 is not None and not self._is_whole(shard)
+            for shard in written_shards(self.info.parts)
+            if shard_problem(self.path, shard, hashed=True)
         ]
         try:
             whole = fingerprint(read_samples(self.path)) == self.info.fingerprint
         except (FileNotFoundError, ValueError):
             whole = False
         return damaged if whole else [SAMPLES, *damaged]
+
+    def require_whole(self) -> None:
+        """Hash every file, before all of them are used.
+
+        Raises:
+            FileNotFoundError: There is no `samples.parquet`.
+            ValueError: A file is missing or damaged; names it.
+        """
+        require_whole(self.path, self.info.parts)
+        if fingerprint(self.samples) != self.info.fingerprint:
+            raise ValueError(
+                f"{self.path / SAMPLES} is damaged: its images are not those of store.json; copy "
+                "the store again"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -275,10 +288,6 @@ class Store:
                 )
             self._readers[shard.file] = reader
         return reader, shard.images[0]
-
-    def _is_whole(self, shard: ShardInfo) -> bool:
-        path = self.path / shard.file
-        return path.is_file() and atomic.sha256_file(path) == shard.sha256
 
 
 def _present(path: Path, info: StoreInfo) -> frozenset[str]:

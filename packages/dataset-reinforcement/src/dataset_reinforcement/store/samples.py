@@ -88,7 +88,10 @@ def _read_table(folder: Path) -> pa.Table:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {folder} is no store, or not a whole one")
     try:
-        return pq.read_table(io.BytesIO(path.read_bytes())).select(_SCHEMA.names).cast(_SCHEMA)
+        # `pq.read_table` starts threads, which may abort an interpreter that ends with an error.
+        with pq.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False) as file:
+            table = file.read(use_threads=False)
+        return table.select(_SCHEMA.names).cast(_SCHEMA)
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} is damaged: {reason}; copy the store again") from error

@@ -18,6 +18,7 @@ from dataset_reinforcement.store.info import (
     read_info,
     write_info,
 )
+from dataset_reinforcement.store.integrity import shard_problem
 from dataset_reinforcement.store.samples import Sample, write_samples
 from tenfold.jobs import run_jobs
 from tenfold.jobs.work import STATE
@@ -67,10 +68,8 @@ class StoreWriter:
             ValueError: A part is not whole, or a shard's file is missing or has another size.
         """
         for shard in (shard for part in parts for shard in part.shards):
-            path = self.path / shard.file
-            size = path.stat().st_size if path.is_file() else None
-            if size is None or size != shard.bytes:
-                raise ValueError(f"{path} has {size} bytes, expected {shard.bytes}; generate again")
+            if problem := shard_problem(self.path, shard, hashed=False):
+                raise ValueError(f"{self.path / shard.file} {problem}; generate again")
         return self._write(parts, skipped, dict(counts or {}), status="complete")
 
     def _write(
