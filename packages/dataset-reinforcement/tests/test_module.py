@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dataset_reinforcement.config import EmaConfig, LossConfig, ModelConfig
 from dataset_reinforcement.data import ReinforcementData
-from dataset_reinforcement.ema import moving_average
+from tenfold.ema import moving_average
 from dataset_reinforcement.losses import mix_batch
 from dataset_reinforcement.model import build_model
 from dataset_reinforcement.module import ReinforcementModule

@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from dataset_reinforcement.class_count import check_classes
 from dataset_reinforcement.config import EmaConfig, LossConfig, ModelConfig, plain
-from dataset_reinforcement.ema import moving_average
+from tenfold.ema import moving_average
 from dataset_reinforcement.losses import densify, mix_batch, whole_label
 from dataset_reinforcement.model import build_model
 from dataset_reinforcement.replay import ImageBatch, as_float
