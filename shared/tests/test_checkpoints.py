@@ -44,6 +44,19 @@ def test_a_malicious_pickle_is_refused_and_creates_no_file(tmp_path: Path) -> No
     assert proof.exists()
 
 
+def test_a_path_names_a_file_a_run_or_its_checkpoints(tmp_path: Path) -> None:
+    first, second = (tmp_path / "checkpoints" / f"step-{step}.ckpt" for step in (1, 2))
+    for path in (first, second):
+        checkpoints.save(path, {"global_step": 1})
+    assert checkpoints.find(first) == first
+    assert checkpoints.find(tmp_path) == checkpoints.find(tmp_path / "checkpoints") == second
+    with pytest.raises(CheckpointError, match=r"no such checkpoint: .*absent \(neither"):
+        checkpoints.find(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"no step-\*\.ckpt in .*empty"):
+        checkpoints.find(tmp_path / "empty")
+
+
 def test_the_manifest_says_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "step-7.ckpt"
     checkpoints.save(path, {"global_step": 7, "x": torch.arange(3)})

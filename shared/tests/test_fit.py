@@ -227,6 +227,31 @@ def test_evaluation_needs_a_checkpoint_and_uses_it(
     assert "test/error" in capsys.readouterr().out
     assert app.main(["predict", *words, "--out", "predictions.safetensors"]) == 0
     assert checkpoints.load_weights(Path("predictions.safetensors"))["y"].shape == (16, 1)
+    names = json.loads(Path("predictions.json").read_text())
+    assert names["target"] == "sum"
+    assert [names["keys"][n] for n in (0, 15)] == ["batch-5000/0", "batch-5001/7"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["validate", "--ckpt_path", "nope"], "--ckpt_path nope does not exist: name a checkpoint"),
+        (["test", "--ckpt_path=nope", "--config", "tiny_cpu"], "--ckpt_path nope does not exist"),
+        (["validate", "--ckpt_path", "empty"], "there is no step-*.ckpt in empty"),
+        (["predict", "--ckpt_path", "empty"], "--out must be given"),
+        (
+            ["predict", "--ckpt_path", "empty", "--out", "p.csv"],
+            "--out must end with .safetensors, got p.csv",
+        ),
+    ],
+)
+def test_a_mistaken_evaluation_is_one_line(
+    app: App, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    Path("empty").mkdir()
+    assert app.main(words) == 2
+    (line,) = [t for t in capsys.readouterr().err.splitlines() if t.startswith("error: ")]
+    assert message in line
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,18 @@ def test_learning_rate_curve():
     assert [warm.lr_at(step) for step in range(5)] == pytest.approx([0.25, 0.3, 0.35, 0.4, 0.4])
 
 
+def test_a_constant_learning_rate_before_the_cosine():
+    held = dataclasses.replace(CONFIG, constant_steps=12)
+    assert [held.lr_at(step) for step in range(4)] == [CONFIG.lr_at(step) for step in range(4)]
+    assert {held.lr_at(step) for step in range(3, 13)} == {0.4}
+    late = dataclasses.replace(CONFIG, warmup_steps=0, total_steps=8)
+    assert [held.lr_at(step) for step in range(12, 22)] == [late.lr_at(step) for step in range(10)]
+    within = dataclasses.replace(CONFIG, constant_steps=3)
+    assert [within.lr_at(step) for step in range(22)] == [CONFIG.lr_at(step) for step in range(22)]
+    whole = dataclasses.replace(CONFIG, constant_steps=40)
+    assert {whole.lr_at(step) for step in range(3, 20)} == {0.4}
+
+
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_sgd_is_the_textbook_update(nesterov):
     config = OptimConfig(
@@ -192,6 +204,7 @@ def test_fused_update_allows_clipping_under_mixed_precision():
         ("min_lr", 0.5, r"optim.min_lr must lie in 0..0.4, got 0.5"),
         ("min_lr", -0.1, r"optim.min_lr must lie in 0..0.4, got -0.1"),
         ("warmup_steps", -1, "optim.warmup_steps must be >= 0, got -1"),
+        ("constant_steps", -1, "optim.constant_steps must be >= 0, got -1"),
         ("betas", (0.9, 1.0), r"optim.betas must be two values in \[0, 1\), got \(0.9, 1.0\)"),
         ("betas", (0.9,), r"optim.betas must be two values in \[0, 1\), got \(0.9,\)"),
         ("warmup_lr", 0.5, r"optim.warmup_lr must lie in 0..0.4, got 0.5"),

@@ -124,7 +124,7 @@ def test_too_many_bad_samples_end_the_run_on_one_line(tmp_path, num_workers):
     message = str(caught.value)
     assert message.startswith("2 of 13 samples are bad, more than max_bad_fraction=0.1; the latest")
     assert "\n" not in message
-    assert "quarantine.jsonl" in message
+    assert message.endswith("quarantine.jsonl; mend them or raise max_bad_fraction")
     # The list outlives the process: a new run ends at its first bad sample.
     with pytest.raises(ShardError, match="2 of 13 samples"):
         take(ShardLoader(stream), 26)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from tiny_reinforcement import AUGMENT, CLASSES, SEED, SIZE, TinyData
 
+from dataset_reinforcement import loader_workers
 from dataset_reinforcement.config import CurriculumConfig, ResolutionConfig
 from dataset_reinforcement.data import ReinforcementData
 from dataset_reinforcement.replay import ImageBatch
@@ -67,7 +69,10 @@ def test_a_step_is_the_same_for_any_ranks_micro_batches_and_workers(tiny: TinyDa
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_sees_the_rest(tiny: TinyData, workers: int) -> None:
+def test_a_resumed_run_sees_the_rest(
+    tiny: TinyData, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_workers, "processors", lambda: 2)
     straight, later = run(tiny), run(tiny, step=3, workers=workers)
     assert len(later) == 4
     for one, other in zip(straight[3:], later, strict=True):
@@ -196,6 +201,7 @@ def test_a_run_goes_on_with_its_own_data_only(tiny: TinyData) -> None:
     [
         ({"batch_size": 0}, r"data\.batch_size must be >= 1, got 0"),
         ({"workers": -1}, r"data\.workers must be >= 0, got -1"),
+        ({"max_bad_fraction": 1.0}, r"data\.max_bad_fraction must be in \[0, 1\), got 1\.0"),
         ({"images": ""}, r"data\.images must name the images"),
         ({"images": "absent.npz"}, "no images at 'absent.npz'"),
         ({"store": None}, r"loss\.mode dr needs data\.store"),
@@ -207,6 +213,37 @@ def test_a_run_goes_on_with_its_own_data_only(tiny: TinyData) -> None:
 def test_mistakes(tiny: TinyData, changes: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         make(tiny, **changes).train_dataloader()
+
+
+def test_another_size_than_the_stores_is_told(
+    tiny: TinyData, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tiny)
+    make(tiny, resolution=ResolutionConfig(low=8, high=16, scales=2, multiple=4))
+    assert "pixels" not in caplog.text
+    make(tiny, augment=dataclasses.replace(AUGMENT, size=8))
+    assert "data.augment.size is 8, the stored views have 12 pixels: they are" in caplog.text
+
+
+@pytest.mark.parametrize(("wanted", "started"), [(0, 0), (2, 2), (9, 2)])
+def test_no_more_workers_than_processors(
+    tiny: TinyData,
+    wanted: int,
+    started: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(loader_workers, "processors", lambda: 2)
+    loader_workers._note.cache_clear()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # on one core
+        data = make(tiny, workers=wanted)
+        loaders = [data.train_dataloader(), data.val_dataloader(), data.val_dataloader()]
+    assert [loader.num_workers for loader in loaders] == [started] * 3
+    said = [t for t in caplog.messages if "processors" in t]
+    assert said == ["data.workers is 9, this process has 2 processors: 2 are started"] * (
+        wanted > started
+    )
 
 
 def test_the_augmentation_of_plain_images_is_the_users(tiny: TinyData) -> None:

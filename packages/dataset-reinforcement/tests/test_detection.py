@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from dataset_reinforcement.coco import CocoImages, decode_mask, mirrored
-from dataset_reinforcement.config import ModelConfig
+from dataset_reinforcement.config import EmaConfig, ModelConfig
 from dataset_reinforcement.detection import DetectionModule
 from dataset_reinforcement.detection_data import DetectionData
 from dataset_reinforcement.features import Features
@@ -148,6 +149,17 @@ def save_classifier(folder: Path, **changes: object) -> Path:
     return path
 
 
+class Average(lightning.Callback):
+    """Follow the first weights of the trunk with momentum 0.25 from where the run starts."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.expected = pl_module.features.trunk.conv1.weight.detach().clone()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        weight = pl_module.features.trunk.conv1.weight.detach()
+        self.expected = 0.75 * self.expected + 0.25 * weight
+
+
 def test_two_steps_from_a_checkpoint_of_fit(place: Path, tmp_path: Path) -> None:
     path = save_classifier(tmp_path)
     lightning.seed_everything(0, verbose=False)
@@ -155,12 +167,17 @@ def test_two_steps_from_a_checkpoint_of_fit(place: Path, tmp_path: Path) -> None
         BackboneConfig(name="resnet18", init_from=path),
         DetectionConfig(classes=2, image_size=64),
         TransferOptimConfig(lr=1e-3, total_steps=2, warmup_steps=0),
+        EmaConfig(momentum=0.25),
     )
     # The masks of 100 detections and the losses of 512 boxes take seconds.
-    module.detector.roi_heads.detections_per_img = 4
+    for detector in (module.detector, module.ema.module):
+        detector.roi_heads.detections_per_img = 4
     module.detector.roi_heads.fg_bg_sampler.batch_size_per_image = 32
     before = module.features.trunk.conv1.weight.clone()
-    trainer = fit(place, module)
+    watch = Average()
+    trainer = fit(place, module, callbacks=[watch])
+    averaged = module.ema.module.backbone.features.trunk.conv1.weight
+    torch.testing.assert_close(averaged, watch.expected)
     saved = checkpoints.load(path)["state_dict"]["network.conv1.weight"]
     after = module.features.trunk.conv1.weight
     assert trainer.global_step == 2
@@ -177,6 +194,8 @@ def test_two_steps_from_a_checkpoint_of_fit(place: Path, tmp_path: Path) -> None
     assert torch.isfinite(measures["train/loss"])
     assert 0 <= measures["val/box_map"] <= 1
     assert 0 <= measures["val/mask_map"] <= 1
+    assert {"val/box_map_ema", "val/mask_map_ema"} <= set(measures)
+    assert "val/box_map_50_ema" not in measures
 
 
 def test_perfect_answers_have_full_precision(place: Path) -> None:
@@ -232,8 +251,17 @@ def test_a_trunk_of_another_model_is_refused(
         Features(config, count=4).start()
 
 
+def test_a_trunk_comes_from_a_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    path = save_classifier(tmp_path / "run" / "checkpoints")
+    features = Features(BackboneConfig(name="resnet18", init_from=tmp_path / "run"), count=4)
+    features.start()
+    saved = checkpoints.load(path)["state_dict"]
+    assert torch.equal(features.trunk.conv1.weight, saved["network.conv1.weight"])
+
+
 def test_trunks_without_a_pyramid_are_refused() -> None:
-    with pytest.raises(ValueError, match="must be a timm model such as resnet50, got 'conv8'"):
+    with pytest.raises(ValueError, match="such as resnet50: there is no model 'conv8'"):
         DetectionModule(BackboneConfig(name="conv8"))
     with pytest.raises(ValueError, match="no feature maps down to stride 32; take a ResNet"):
         DetectionModule(BackboneConfig(name="vit_tiny_patch16_224"))
@@ -304,6 +332,8 @@ def test_the_schedule_steps_down_or_is_a_cosine() -> None:
     assert factors == pytest.approx([0.25, 1, 1, 0.1, 0.1, 0.01, 0.01])
     cosine = TransferOptimConfig(lr=1, total_steps=100, warmup_steps=0)
     assert [cosine.factor(step) for step in (0, 50, 100)] == pytest.approx([1, 0.5, 0])
+    raised = TransferOptimConfig(lr=2, total_steps=100, warmup_steps=0, min_lr=0.5)
+    assert [2 * raised.factor(step) for step in (0, 50, 100)] == pytest.approx([2, 1.25, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -314,6 +344,10 @@ def test_the_schedule_steps_down_or_is_a_cosine() -> None:
         (
             lambda: TransferOptimConfig(lr=1, total_steps=1, milestones=(0.8, 0.6)),
             "optim.milestones must be rising",
+        ),
+        (
+            lambda: TransferOptimConfig(lr=1, total_steps=1, min_lr=2),
+            r"optim.min_lr must lie in 0\.\.1, got 2",
         ),
         (lambda: BackboneConfig(ema=True), "backbone.ema needs backbone.init_from"),
         (lambda: DetectionData(Path(), flip=2), "data.flip must be a probability"),

@@ -3,6 +3,7 @@
 import errno
 import logging
 import shutil
+import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -276,7 +277,7 @@ def test_a_full_memory_leaves_the_labels(
 
     monkeypatch.setattr(shard_job, "build_teacher", hungry)
     halved = make(images, tmp_path / "halved", teacher)
-    assert caplog.text.count("going on with 2 views") == 4  # every shard begins anew
+    assert caplog.text.count("going on with 2 at once") == 4  # every shard begins anew
     for index in range(16):
         one, two = plain.read(index, 1), halved.read(index, 1)
         assert one.own == two.own
@@ -335,6 +336,12 @@ def test_a_second_writer_is_refused(images: Path, teacher: TeacherConfig, tmp_pa
         ({"partner_group": 0}, r"partner_group must be >= 1 or null, got 0"),
         ({"partner_group": 4, "variant": "rrc"}, r"partner_group is 4, but .* mixes no images"),
         ({"variant": "randoug"}, r"did you mean randaug"),
+        ({"partner_pool": 0}, r"partner_pool must be >= 1 or null, got 0"),
+        ({"partner_pool": 4, "variant": "rrc"}, r"partner_pool is 4, but .* mixes no images"),
+        ({"partner_pool": 4, "partner_group": 4}, r"and partner_pool 4: give one of them"),
+        ({"first_view": -1}, r"first_view must be >= 0, got -1"),
+        ({"compat": "orange"}, r"compat must be apple or null, got orange"),
+        ({"compat": "apple", "augment": variant("rrc")}, r"compat is apple, which is for named"),
         ({"append": True}, r"there is no store at .* to append to"),
     ],
 )
@@ -365,5 +372,6 @@ def test_the_samples_are_those_of_the_images(images: Path, teacher: TeacherConfi
     source = open_images(str(images))
     for index, sample in enumerate(read_samples(tmp_path / "out")):
         height, width = source.load(index).shape[1:]
-        expected = (source.key(index), source.num_bytes(index), height, width, source.label(index))
-        assert tuple(sample) == expected
+        checksum = zlib.crc32((images / source.key(index)).read_bytes())
+        place = (source.key(index), source.num_bytes(index), height, width, source.label(index))
+        assert tuple(sample) == (*place, checksum)

@@ -70,8 +70,13 @@ def test_a_transformer_takes_other_sizes() -> None:
 def test_an_unknown_model_is_named_with_its_neighbours() -> None:
     with pytest.raises(ValueError, match=r"no model 'resnet5O'; nearest: resnet"):
         build_model("resnet5O", num_classes=10, image_size=32)
-    with pytest.raises(ValueError, match="no model 'conv0'"):
-        build_model("conv0", num_classes=10, image_size=32)
+    for name, message in (
+        ("conv0", "no model 'conv0'; nearest: conv<width> such as conv8"),
+        ("swin", "no model 'swin'; nearest: swin_"),
+        ("resnet50.a1_in2k", r"resnet50 has no weights 'a1_in2k'; nearest: resnet50\.a1_in1k"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_model(name, num_classes=10, image_size=32)
 
 
 def small(classes: int, name: str = "conv4") -> nn.Module:

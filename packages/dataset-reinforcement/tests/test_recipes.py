@@ -25,7 +25,11 @@ RECIPES = {
     for path in sorted(APP.recipes_dir().rglob("*.yaml"))
 }
 GENERATION = [name for name in RECIPES if name.startswith("generate/")]
-FITS = [name for name in RECIPES if name not in GENERATION]
+TRANSFERS = {
+    "detection/mask_rcnn_resnet50_coco": "detection",
+    "segmentation/deeplabv3_resnet50_ade20k": "segmentation",
+}
+FITS = [name for name in RECIPES if name not in GENERATION and name not in TRANSFERS]
 PUBLISHED_FITS = [name for name in FITS if name not in ("tiny_cpu", "h200")]
 
 FAMILIES = ("mobilenetv1", "mobilenetv3", "mobilevit_s", "resnet50")
@@ -45,7 +49,16 @@ MILLIONS: dict[tuple[str, int, int], float] = {}
 
 @cache
 def parsed(name: str) -> TrainingCLI:
-    return TrainingCLI(APP, "fit", ["--config", str(RECIPES[name])])
+    return TrainingCLI(APP, verb_of(name), ["--config", str(RECIPES[name])])
+
+
+def verb_of(name: str) -> str:
+    """Return the verb that a recipe is for, which its first line says unless it is `fit`."""
+    is_tuned = name.endswith(("_ft", "_ft_plus"))
+    verb = TRANSFERS.get(name, "finetune" if is_tuned else "fit")
+    first = RECIPES[name].read_text().partition("\n")[0]
+    assert verb == "fit" or first.startswith(f"# {verb}: ")
+    return verb
 
 
 @cache
@@ -67,7 +80,7 @@ def test_every_published_row_has_its_recipe() -> None:
         rows |= {f"{data}/resnet50d_{data}_{mode}" for mode in ("erm", "plus", "ft", "ft_plus")}
         rows |= {f"{data}/resnext101_{data}_teacher", f"generate/{data}"}
     rows |= {f"generate/imagenet_{name}" for name in ("rrc", "mixing", "randaug", "randaug_mixing")}
-    assert set(RECIPES) == rows | {"tiny_cpu", "h200"}
+    assert set(RECIPES) == rows | set(TRANSFERS) | {"tiny_cpu", "h200"}
 
 
 @pytest.mark.parametrize("name", FITS)
@@ -90,7 +103,8 @@ def built_millions(model: str, classes: int, image_size: int, name: str) -> floa
     key = (model, classes, image_size)
     if key not in MILLIONS:
         # timm's moving average asks for a random generator, which the meta device has not.
-        cli = TrainingCLI(APP, "fit", ["--config", str(RECIPES[name]), "--ema.momentum=0"])
+        words = ["--config", str(RECIPES[name]), "--ema.momentum=0"]
+        cli = TrainingCLI(APP, verb_of(name), words)
         with torch.device("meta"):
             cli.build()
         assert isinstance(cli.model, ReinforcementModule)
@@ -203,3 +217,46 @@ def test_checkpoints_that_a_recipe_starts_from_are_another_recipes_last(data: st
         assert member["size"] == trained.image_size
         assert tuple(member["mean"]) == tuple(trained.mean)
         assert tuple(member["std"]) == tuple(trained.std)
+
+
+TRANSFER_IMAGES = {"detection": 117_266, "segmentation": 20_210}
+TRANSFER_EPOCHS = {"detection": 100, "segmentation": 50}
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_a_transfer_parses_builds_and_has_the_published_length(name: str) -> None:
+    verb, options = TRANSFERS[name], built(name)
+    images, epochs = TRANSFER_IMAGES[verb], TRANSFER_EPOCHS[verb]
+    steps = parsed(name).config.trainer.max_steps
+    assert options.data.batch_size % parts(name) == 0
+    assert steps == options.optim.total_steps == epochs * images // options.data.batch_size
+    words = ["--config", str(RECIPES[name]), "--ema.momentum=0"]
+    cli = TrainingCLI(APP, verb, [*words, "--backbone.init_from=null"])
+    cli.build()
+    millions = sum(p.numel() for p in cli.model.parameters()) / 1e6
+    # Mask R-CNN R50-FPN has 44.4 million weights with 91 classes; DeepLabv3 R50 42.0 with 21.
+    assert millions == pytest.approx({"detection": 44.4, "segmentation": 42.1}[verb], abs=0.1)
+
+
+def test_transfers_have_the_published_settings() -> None:
+    """Mask R-CNN as in the spec's source, DeepLabv3 as beside it."""
+    detection, segmentation = map(built, TRANSFERS)
+    assert detection.model.image_size == 1024
+    assert parsed(next(iter(TRANSFERS))).config.trainer.sync_batchnorm
+    factors = [detection.optim.factor(int(share * 366_456)) for share in (0.5, 0.7, 0.9)]
+    assert factors == pytest.approx([1, 0.1, 0.01])
+    rates = [(o.optim.lr, o.optim.backbone_lr_scale) for o in (detection, segmentation)]
+    assert rates == [(0.1, 0.1), (0.02, 1.0)]
+    assert 0.02 * segmentation.optim.factor(63_156) == pytest.approx(1e-4)
+    assert [o.ema.momentum for o in (detection, segmentation)] == [5e-4, 1e-4]
+    assert segmentation.model.classes == segmentation.data.num_classes
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_a_transfer_starts_from_another_recipes_last_checkpoint(name: str) -> None:
+    body, backbone = "resnet50_imagenet_plus_300", built(name).backbone
+    student = parsed(f"imagenet/{body}").config
+    steps = student.trainer.max_steps
+    assert backbone.init_from == Path(f"runs/{body}/checkpoints/step-{steps:08d}.ckpt")
+    assert backbone.name == student.model.name
+    assert tuple(backbone.mean) == tuple(student.model.mean)

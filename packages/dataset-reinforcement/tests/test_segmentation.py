@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dataset_reinforcement.config import EmaConfig
 from dataset_reinforcement.image_order import Draw
 from dataset_reinforcement.segmentation import SegmentationModule, pixel_loss
 from dataset_reinforcement.segmentation_data import SegmentationData
@@ -99,19 +100,35 @@ def test_two_steps_and_the_measure(place: Path) -> None:
         SMALL,
         SegmentationConfig(classes=2, output_stride=16),
         TransferOptimConfig(lr=1e-3, total_steps=2, warmup_steps=0),
+        EmaConfig(momentum=0.25),
     )
     data = SegmentationData(
         place, num_classes=2, size=32, batch_size=2, val_batch_size=2, workers=0
     )
-    trainer = bare_trainer(2, limit_val_batches=1.0, num_sanity_val_steps=0, val_check_interval=2)
-    before = module.network.head[-1].weight.clone()
+    expected: list[torch.Tensor] = []
+
+    class Average(lightning.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args) -> None:
+            was = expected[-1] if expected else before
+            expected.append(0.75 * was + 0.25 * pl_module.network.head[-1].weight.detach())
+
+    trainer = bare_trainer(
+        2,
+        limit_val_batches=1.0,
+        num_sanity_val_steps=0,
+        val_check_interval=2,
+        callbacks=[Average()],
+    )
+    before = module.network.head[-1].weight.detach().clone()
     trainer.fit(module, datamodule=data)
+    torch.testing.assert_close(module.ema.module.head[-1].weight, expected[-1])
     assert trainer.global_step == 2
     assert not torch.equal(before, module.network.head[-1].weight)
     measures = trainer.callback_metrics
     for name in ("train/loss", "train/loss_main", "train/loss_auxiliary"):
         assert torch.isfinite(measures[name])
     assert 0 <= measures["val/miou"] <= 1
+    assert 0 <= measures["val/miou_ema"] <= 1
 
 
 def test_the_measure_is_that_of_the_whole_set() -> None:

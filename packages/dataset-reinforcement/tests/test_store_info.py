@@ -225,6 +225,15 @@ def test_other_versions_are_refused_unless_allowed(caplog: pytest.LogCaptureFixt
         versions.check_versions({"resize": "another"})
 
 
+def test_another_pillow_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """By the decode policy, and by that alone: arrays are not decoded."""
+    versions.check_versions(versions.library_versions() | {"pillow": "1.0"})
+    assert not caplog.records
+    stored, here = {"library": "pillow 1.0"}, {"library": "pillow 2.0"}
+    versions.check_decode(stored, here, allow_other_versions=True)
+    assert caplog.text.count("pillow 1.0") == 1
+
+
 def test_another_decode_policy_is_refused() -> None:
     here = {"library": "pillow 12.1", "exif": "ignored"}
     versions.check_decode(here, dict(here))

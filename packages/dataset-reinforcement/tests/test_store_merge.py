@@ -112,8 +112,13 @@ def test_what_stands_in_the_way_is_kept(stores: list[Path], tmp_path: Path) -> N
         with pytest.raises(ValueError, match=message):
             merge(stores, target)
     assert content(out) == {"thesis.txt": b"mine"}
-    with pytest.raises(ValueError, match="at least two stores, got 1"):
-        merge(stores[:1], tmp_path / "new")
+    with pytest.raises(ValueError, match="other has one part of views already: give further"):
+        merge(stores[1:], tmp_path / "new")
+    with pytest.raises(ValueError, match="at least one store, got none"):
+        merge([], tmp_path / "new")
+    for size in (0, 4097):
+        with pytest.raises(ValueError, match=rf"shard_size must lie in 1\.\.4096, got {size}"):
+            merge(stores, tmp_path / "new", shard_size=size)
     (stores[1] / read_info(stores[1]).parts[0].shards[0].file).unlink()
     with pytest.raises(ValueError, match="other is partial"):
         merge(stores, tmp_path / "new")

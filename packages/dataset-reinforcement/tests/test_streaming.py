@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_reinforcement import AUGMENT, CLASSES, SEED, SIZE, TinyData
 
 from dataset_reinforcement import data as data_module
-from dataset_reinforcement import image_decoding
+from dataset_reinforcement import image_decoding, loader_workers
 from dataset_reinforcement.data import ReinforcementData
 from dataset_reinforcement.dataset import ReinforcedImages
 from dataset_reinforcement.generate import generate
@@ -72,6 +72,7 @@ def make(folder: Path, tiny: TinyData, *, step: int = 0, **changes: Any) -> Rein
         world_size=ranks["world"],
         accumulate_grad_batches=accum,
         max_steps=9,
+        default_root_dir=str(folder),
     )
     data.setup("fit")
     return data
@@ -131,7 +132,10 @@ def test_a_stream_gives_the_examples_of_random_access(
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
-def test_ranks_micro_batches_workers_and_resume(folder: Path, tiny: TinyData) -> None:
+def test_ranks_micro_batches_workers_and_resume(
+    folder: Path, tiny: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_workers, "processors", lambda: 2)
     straight = [batch["keys"] for batch in run(folder, tiny)]
     assert len(straight) == 9
     halves = [run(folder, tiny, rank=rank, world=2) for rank in (0, 1)]

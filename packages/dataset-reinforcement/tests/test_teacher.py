@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from teacher_files import CLASSES, SIZE, make_teacher, write_member
 from torch import Tensor, nn
 
-from dataset_reinforcement.back_off import BackOff
 from dataset_reinforcement.model import build_model
 from dataset_reinforcement.teacher import Member, Teacher, build_teacher, prepare
 from dataset_reinforcement.teacher_config import MemberConfig, TeacherConfig
-from dataset_reinforcement.teacher_members import weights_sha256
 from dataset_reinforcement.top_labels import top_labels
+from tenfold.back_off import BackOff
+from tenfold.digests import weights_sha256
 
 PLAIN: dict[str, Any] = {"size": None, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -136,9 +136,8 @@ def test_a_compiled_teacher_gives_the_same_answer(tmp_path: Path):
         build_teacher(TeacherConfig(members=(config,), compile=compile), num_classes=4)
         for compile in (False, True)
     )
-    torch.testing.assert_close(
-        BackOff(compiled, batch=4).probabilities(views(6)), eager.probabilities(views(6))
-    )
+    back_off = BackOff(compiled.probabilities, batch=4, name="the teacher")
+    torch.testing.assert_close(back_off(views(6)), eager.probabilities(views(6)))
     assert compiled.describe()["compile"]
 
 
@@ -225,39 +224,6 @@ def test_impossible_teachers_are_refused():
         TeacherConfig(members=(member,), precision="fp16")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"teacher\.batch must be >= 1, got 0"):
         TeacherConfig(members=(member,), batch=0)
-
-
-class Hungry(nn.Module):
-    """Runs out of memory above some batch, as a full GPU does."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self.limit = limit
-        self.sizes: list[int] = []
-        self.inner = linear(0)
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.sizes.append(len(images))
-        if len(images) > self.limit:
-            raise torch.OutOfMemoryError("out of memory")
-        return self.inner(images)
-
-
-def test_a_full_memory_halves_the_batch_and_changes_no_result(caplog: pytest.LogCaptureFixture):
-    hungry = Hungry(limit=3)
-    back_off = BackOff(Teacher([member(hungry)]), batch=16)
-    found = back_off.probabilities(views(16))
-    assert hungry.sizes == [16, 8, 4, *[2] * 8]
-    torch.testing.assert_close(found, Teacher([member(linear(0))]).probabilities(views(16)))
-    back_off.probabilities(views(5))
-    assert hungry.sizes[-3:] == [2, 2, 2]
-    assert "going on with 2 views" in caplog.text
-
-
-def test_a_view_that_does_not_fit_alone_is_an_error():
-    back_off = BackOff(Teacher([member(Hungry(limit=0))]), batch=4)
-    with pytest.raises(torch.OutOfMemoryError):
-        back_off.probabilities(views(4))
 
 
 def test_the_largest_probabilities_fall_and_ties_go_by_class():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_reinforcement import CLASSES, SIZE, TinyData
 
+from dataset_reinforcement.images import open_images
 from dataset_reinforcement.streaming import pack
 from dataset_reinforcement.weights import read_weights
 from tenfold import checkpoints
@@ -100,6 +101,15 @@ def test_resume_equals_straight(tiny: TinyData, words: list[str], mode) -> None:
     assert {"train/loss", "time/images_per_s"} | measures <= names
 
 
+@pytest.mark.timeout(120)  # it once counted empty epochs for ever
+def test_a_finished_run_goes_on_to_more_steps(tiny: TinyData, words: list[str]) -> None:
+    run = [*words, *plain(tiny), "--run_dir=run", "--data.workers=0"]
+    assert APP.main([*run, "--trainer.max_steps=4"]) == 0
+    assert APP.main([*run, "--trainer.max_steps=8", "--resume=auto"]) == 0
+    steps = [int(row["step"]) for row in read_metrics(Path("run/metrics.csv"))]
+    assert set(steps) == set(range(1, 9))
+
+
 def test_a_checkpoint_is_evaluated_continued_and_refused(
     tiny: TinyData, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +121,10 @@ def test_a_checkpoint_is_evaluated_continued_and_refused(
     correct = predicted["probabilities"].argmax(-1) == predicted["label"]
     top1 = json.loads(Path("metrics.json").read_text())["test/top1"]
     assert top1 == pytest.approx(float(correct.float().mean()))
+    names = json.loads(Path("predicted.json").read_text())
+    images = open_images(tiny.val)
+    assert names["classes"] == [f"class-{label}" for label in range(CLASSES)]
+    assert names["keys"] == [images.key(index) for index in range(11)]
     path = checkpoints.newest(Path("run/checkpoints"))
     saved = read_weights(path, ema=True)
     assert saved.keys() == read_weights(path).keys()
@@ -127,7 +141,8 @@ def test_a_checkpoint_is_evaluated_continued_and_refused(
     ("extra", "message"),
     [
         (["--model.classes=6"], "model.classes is 6, the data has 5 classes"),
-        (["--loss.mode=kd"], "teacher must be given for loss.mode kd alone"),
+        (["--loss.mode=kd"], "teacher.members must name at least one network for loss.mode kd"),
+        (["--model.image_size=16"], "model.image_size is 16, data.augment.size is 12: give both"),
         (["--loss.mixup_alpha=0.2"], "loss.mixup_alpha must be 0 for dr"),
         (["--data.views=9"], "num_views must lie in 1..3"),
         (["--data.store=absent"], "absent"),

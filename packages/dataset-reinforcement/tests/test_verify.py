@@ -1,6 +1,7 @@
 """`verify`: a whole store passes; other bytes, pixels, teachers or probabilities do not."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from dataset_reinforcement.generate import generate
 from dataset_reinforcement.images import open_images
 from dataset_reinforcement.store.reading import Store
 from dataset_reinforcement.teacher import build_teacher
-from dataset_reinforcement.teacher_config import TeacherConfig
+from dataset_reinforcement.teacher_config import MemberConfig, TeacherConfig
 from dataset_reinforcement.verify import choose_pairs, measure, verify
 
 
@@ -109,6 +110,25 @@ def test_an_imported_store_is_measured_with_the_teacher_given(
     assert verify(tmp_path / "out", str(made.images), made.teacher, sample=30) == 0
     assert "30 views: largest |dp|" in capsys.readouterr().out
     assert "the given one is believed" in caplog.text
+
+
+@pytest.mark.parametrize("tolerance", [-1e-9, float("nan"), float("inf")])
+def test_an_impossible_tolerance_is_refused(made: Made, tolerance: float):
+    with pytest.raises(ValueError, match=r"tolerance must be >= 0, got (-1e-09|nan|inf)"):
+        verify(made.store, str(made.images), made.teacher, tolerance=tolerance)
+
+
+def test_a_missing_checkpoint_is_an_error_before_files_are_hashed(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delattr(Store, "verify_checksums")
+    member = MemberConfig(model="conv4", checkpoint=tmp_path / "gone.ckpt", size=16)
+    with pytest.raises(FileNotFoundError, match=r"checkpoint of member 0 is missing: .*gone\.ckpt"):
+        verify(made.store, str(made.images), TeacherConfig(members=(member,)))
+    with pytest.raises(ValueError, match=r"member 0 of the store's teacher has weights_sha256"):
+        verify(
+            made.store, str(made.images), replace(made.teacher, members=made.teacher.members[::-1])
+        )
 
 
 def test_a_device_that_is_not_there_is_refused(made: Made):

@@ -1,36 +1,164 @@
-"""Splits and batches: nothing twice, nothing lost, the same for any number of ranks."""
+"""The data of a run: ranks, micro-batches, resume, held-out pairs; what must fit together."""
 
-from itertools import islice
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from published_shards import INFO, Made, make_sample, write_folder, write_release
 
-from mobileclip.data import DigitStream, MobileclipData, batch_rows, split_rows
-
-
-def test_splits_share_no_image_and_cover_all() -> None:
-    rows = np.concatenate([split_rows(split) for split in ("train", "val", "test")])
-    assert sorted(rows) == list(range(1797))
+from mobileclip.data import ReinforcedData
+from mobileclip.reader import PairBatch
+from tenfold.shards import ShardError
 
 
-def test_an_epoch_takes_no_image_twice_and_the_next_has_another_order() -> None:
-    per_epoch = len(split_rows("train")) // 64
-    first = np.concatenate([batch_rows(number, 64, seed=1) for number in range(per_epoch)])
-    assert len(set(first)) == per_epoch * 64
-    assert not np.array_equal(batch_rows(0, 64, seed=1), batch_rows(per_epoch, 64, seed=1))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_release(folder / "train")
+    write_release(folder / "val", count=5, shard_size=2)
+    return folder
 
 
-def test_ranks_share_the_batch_and_a_later_start_is_the_same_stream() -> None:
-    whole = list(islice(DigitStream(8, seed=3), 4))
-    halves = [list(islice(DigitStream(8, seed=3, rank=r, world_size=2), 4)) for r in (0, 1)]
-    for batch, even, odd in zip(whole, *halves, strict=True):
-        assert torch.equal(batch["image"][::2], even["image"])
-        assert torch.equal(batch["digit"][1::2], odd["digit"])
-    (later,) = islice(DigitStream(8, seed=3, start=3), 1)
-    assert later["keys"] == whole[3]["keys"]
+def make(folder: Path, *, step: int = 0, **changes: Any) -> ReinforcedData:
+    """Make the data module of one rank, its trainer at `step`."""
+    ranks = {name: changes.pop(name, default) for name, default in (("rank", 0), ("world", 1))}
+    accum = changes.pop("accum", 1)
+    options = {
+        "val": folder / "val",
+        "model": "tiny",
+        "batch_size": 4,
+        "total_steps": 6,
+        "workers": 0,
+        "eval_batch_size": 2,
+    }
+    data = ReinforcedData(changes.pop("shards", folder / "train"), **(options | changes))
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_step=step,
+        global_rank=ranks["rank"],
+        world_size=ranks["world"],
+        accumulate_grad_batches=accum,
+        max_steps=6,
+        state=SimpleNamespace(fn="fit"),
+    )
+    data.prepare_data()
+    data.setup("fit")
+    return data
 
 
-def test_bad_batch_size() -> None:
-    with pytest.raises(ValueError, match=r"data\.batch_size must lie in 1\.\.1078, got 0"):
-        MobileclipData(batch_size=0)
+def run(folder: Path, **changes: Any) -> list[PairBatch]:
+    return list(make(folder, **changes).train_dataloader())
+
+
+def test_a_step_is_the_same_for_any_ranks_and_micro_batches(folder: Path) -> None:
+    straight = run(folder)
+    assert len(straight) == 6
+    assert straight[0]["image"].shape == (4, 3, 32, 32)  # as the tiny model wants them
+    assert straight[0]["tokens"].shape == (4, 16)
+    halves = [run(folder, rank=rank, world=2) for rank in (0, 1)]
+    parts = run(folder, accum=2)
+    for step, batch in enumerate(straight):
+        for split in ([half[step] for half in halves], parts[2 * step : 2 * step + 2]):
+            assert split[0]["keys"] + split[1]["keys"] == batch["keys"]
+            for name in ("image", "tokens", "synthetic_tokens", "teacher_image"):
+                assert torch.equal(torch.cat([one[name] for one in split]), batch[name])
+
+
+def test_a_resumed_run_sees_the_rest(folder: Path) -> None:
+    straight, later = run(folder), run(folder, step=2)
+    assert len(later) == 4
+    for one, other in zip(straight[2:], later, strict=True):
+        assert one["keys"] == other["keys"]
+        assert torch.equal(one["image"], other["image"])
+        assert torch.equal(one["teacher_text"], other["teacher_text"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"seed": 1}, "seed"), ({"batch_size": 8}, "batch_size"), ({"captions": "real"}, "captions")],
+)
+def test_a_run_goes_on_with_its_own_data_only(
+    folder: Path, changes: dict[str, Any], name: str
+) -> None:
+    state = json.loads(json.dumps(make(folder).state_dict()))
+    make(folder).load_state_dict(state)
+    with pytest.raises(ValueError, match=rf"the interrupted run had data\.{name} "):
+        make(folder, **changes).load_state_dict(state)
+
+
+def test_held_out_pairs_come_once_and_whole(folder: Path) -> None:
+    halves = [list(make(folder, rank=r, world=2).val_dataloader()) for r in (0, 1)]
+    assert len(halves[0]) == len(halves[1])
+    batches = halves[0] + halves[1]
+    keys = [key for batch in batches for key in batch["keys"]]
+    assert sorted(keys) == [f"{number:032x}" for number in range(5)]
+    assert set(batches[0]) == {"image", "tokens", "synthetic_tokens", "keys"}
+    assert batches[0]["image"].shape[1:] == (3, 32, 32)
+    again = list(make(folder, rank=0, world=2, seed=3).val_dataloader())
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(halves[0], again, strict=True))
+
+
+def test_plain_pairs_are_data_of_the_baseline(folder: Path, tmp_path: Path) -> None:
+    def plain(made: Made) -> Made:
+        return replace(made, members={name: made.members[name] for name in ("jpg", "txt")})
+
+    write_folder(tmp_path, [[plain(make_sample(n)) for n in range(6)]], info=None)
+    changes = {"shards": tmp_path, "val": tmp_path, "captions": "real"}
+    batch = run(folder, mode="clip", **changes)[0]
+    assert set(batch) == {"image", "tokens", "keys"}
+    held_out = next(iter(make(folder, mode="clip", **changes).val_dataloader()))
+    assert set(held_out) == {"image", "tokens", "keys"}
+    with pytest.raises(ValueError, match=r"no reinforcement\.json, which mode dr needs"):
+        make(folder, **changes)
+    with pytest.raises(ShardError, match=r"'paug\.json' is missing"):
+        run(folder, mode="online", release="dfndr-2b", **changes)
+    strong = run(folder, mode="online", **changes)[0]
+    assert strong["teacher_view"].shape == (4, 3, 224, 224)
+
+
+def test_damaged_held_out_pairs_are_not_skipped(folder: Path, tmp_path: Path) -> None:
+    made = make_sample(0)
+    write_folder(tmp_path, [[replace(made, members={**made.members, "jpg": b"no"})]])
+    with pytest.raises(ShardError, match=r"00000000\.tar: sample .* of the held-out data"):
+        list(make(folder, val=tmp_path).val_dataloader())
+
+
+def test_rejected_pairs_are_told_at_the_end(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = [make_sample(number) for number in range(6)]
+    made[3].members["txt"] = b" "
+    write_folder(tmp_path / "train", [made])
+    noted = tmp_path / "elsewhere.jsonl"
+    data = make(folder, shards=tmp_path / "train", quarantine=noted)
+    assert len(list(data.train_dataloader())) == 6
+    data.teardown("fit")
+    assert "1 of 6 pairs rejected: captions" in caplog.text
+    assert noted.is_file()
+    assert not (tmp_path / "train/quarantine.jsonl").exists()
+
+
+def test_other_teachers_are_refused(folder: Path) -> None:
+    assert make(folder, teacher_dims=(6, 4)).info == INFO
+    with pytest.raises(ValueError, match=r"teacher_dims is \[10\], the teachers of .* \[6, 4\]"):
+        make(folder, teacher_dims=(10,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "data.batch_size must be >= 1, got 0"),
+        ({"workers": -1}, "data.workers must be >= 0"),
+        ({"max_bad_fraction": 1.0}, r"data.max_bad_fraction must be in \[0, 1\), got 1\.0"),
+        ({"model": "s9"}, "data.model must be one of s0, s1, s2, b, tiny, got 's9'"),
+        ({"total_steps": 5}, "data.total_steps is 5, the run has 6 steps"),
+        ({"batch_size": 3, "accum": 2}, "must be a multiple of 2 .*, got 3"),
+        ({"release": "datacompdr-1b"}, "leave release out"),
+    ],
+)
+def test_bad_options(folder: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(folder, **changes)

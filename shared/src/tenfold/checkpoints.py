@@ -90,6 +90,20 @@ def verify(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def find(path: Path) -> Path:
+    """Return the checkpoint that `path` names: the file itself, or the newest one of a run folder.
+
+    Raises:
+        CheckpointError: Nothing is there, or no checkpoint of the folder verifies.
+    """
+    if path.is_dir():
+        folder = path / "checkpoints"
+        return newest(folder if folder.is_dir() else path)
+    if not path.exists():
+        raise CheckpointError(f"no such checkpoint: {path} (neither a file nor a run folder)")
+    return path
+
+
 def newest(folder: Path) -> Path:
     """Return the `step-*.ckpt` of the highest step in `folder` that verifies; name those skipped.
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW or SGD with linear warm-up and one cosine over the whole run.
+    """AdamW or SGD with linear warm-up and one cosine over the rest of the run.
 
     Attributes:
         lr: Highest learning rate, reached at the end of the warm-up.
@@ -18,6 +18,8 @@ class OptimConfig:
         min_lr: Learning rate at the end of the cosine.
         warmup_steps: Steps of the linear warm-up, 0 for none; a run of fewer steps ends in it.
         warmup_lr: Learning rate that the warm-up starts from.
+        constant_steps: Steps, warm-up included, before the cosine begins; 0 begins it at the end of
+            the warm-up (half of the steps: MobileCLIP-B (LT)).
         name: `adamw`, or `sgd` with momentum.
         betas: Decay rates of AdamW's two moments.
         eps: AdamW's denominator term.
@@ -36,6 +38,7 @@ class OptimConfig:
     min_lr: float = 0.0
     warmup_steps: int = 0
     warmup_lr: float = 0.0
+    constant_steps: int = 0
     name: Literal["adamw", "sgd"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -50,6 +53,7 @@ class OptimConfig:
         _require(self.total_steps > 0, "total_steps", "must be > 0", self.total_steps)
         _require(0 <= self.min_lr <= self.lr, "min_lr", f"must lie in 0..{self.lr}", self.min_lr)
         _require(self.warmup_steps >= 0, "warmup_steps", "must be >= 0", self.warmup_steps)
+        _require(self.constant_steps >= 0, "constant_steps", "must be >= 0", self.constant_steps)
         _require(
             0 <= self.warmup_lr <= self.lr, "warmup_lr", f"must lie in 0..{self.lr}", self.warmup_lr
         )
@@ -75,16 +79,17 @@ class OptimConfig:
     def lr_at(self, step: int) -> float:
         """Return the learning rate of optimiser step `step`, counted from 0.
 
-        A line from `warmup_lr` (before the first step) to `lr` during the w warm-up steps, then a
-        half cosine from `lr` at step w to `min_lr` at `total_steps` and after. The off-by-one is
-        that of open_clip's and OpenLM's `cosine_lr`, which the published recipes used: the last
-        warm-up step already has `lr`.
+        A line from `warmup_lr` (before the first step) to `lr` during the w warm-up steps, `lr` up
+        to step c = max(w, `constant_steps`), then a half cosine from `lr` at step c to `min_lr` at
+        `total_steps` and after. The off-by-one is that of open_clip's and OpenLM's `cosine_lr`,
+        which the published recipes used: the last warm-up step already has `lr`.
         """
         if step < self.warmup_steps:
             rise = (step + 1) / self.warmup_steps
             return self.warmup_lr + (self.lr - self.warmup_lr) * rise
-        progress = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        begin = max(self.warmup_steps, self.constant_steps)
+        progress = (step - begin) / max(self.total_steps - begin, 1)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
         return self.min_lr + (self.lr - self.min_lr) * cosine
 
 

@@ -1,6 +1,7 @@
 """Images that lie in memory as one array."""
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,6 +60,10 @@ class ArrayImages:
     def num_bytes(self, index: int) -> int:
         """Return the number of bytes of the pixels."""
         return self._images[index].nbytes
+
+    def checksum(self, index: int) -> int:
+        """Return the CRC-32 of the pixels."""
+        return zlib.crc32(np.ascontiguousarray(self._images[index]).tobytes())
 
     def label(self, index: int) -> int:
         """Return the label."""

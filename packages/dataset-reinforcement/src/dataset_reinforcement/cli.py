@@ -5,6 +5,7 @@ import sys
 from tenfold.cli import App, Training
 
 STEPS = ("trainer.max_steps", "optim.total_steps")
+CLASSIFIER_LINKS = (STEPS, ("trainer.max_steps", "data.total_steps"), ("loss.mode", "data.mode"))
 
 APP = App(
     name="dataset-reinforcement",
@@ -15,11 +16,13 @@ APP = App(
             module="dataset_reinforcement.module:ReinforcementModule",
             data="dataset_reinforcement.data:ReinforcementData",
             about="Train a classifier on stored, taught or hard labels.",
-            links=(
-                STEPS,
-                ("trainer.max_steps", "data.total_steps"),
-                ("loss.mode", "data.mode"),
-            ),
+            links=CLASSIFIER_LINKS,
+        ),
+        "finetune": Training(
+            module="dataset_reinforcement.finetune:FinetuneModule",
+            data="dataset_reinforcement.data:ReinforcementData",
+            about="Train a classifier from the body of model.init_from, with a new head.",
+            links=CLASSIFIER_LINKS,
         ),
         "detection": Training(
             module="dataset_reinforcement.detection:DetectionModule",

@@ -22,10 +22,11 @@ class ModelConfig:
     Args:
         name: A timm model, or ours for small images: `conv<width>`, `separable<width>`.
         classes: Outputs of the head; must be the number of classes of data and store.
-        image_size: Side of the images, for models whose shape depends on it.
+        image_size: Side of the images; that of `data.augment.size`.
         mean: Mean of each channel over 0..1, taken off the images.
         std: Standard deviation of each channel, by which the images are divided.
-        init_from: Checkpoint whose body a new run starts from; the head is always new.
+        init_from: What a new run takes its body from: a run folder or checkpoint of `fit`,
+            safetensors, or a torch file of tensors; the head is always new.
     """
 
     name: str = "resnet50"
@@ -56,6 +57,8 @@ class LossConfig:
         ce_weight: `kd` only: weight of the cross-entropy with hard labels.
         kd_weight: `kd` only: weight of `T^2 KL(teacher_T || student_T)`.
         temperature: `kd` only: T; stored labels are those of temperature 1.
+        compat: `dr` only: `apple` takes the softmax of labels whose sum exceeds 1, and with
+            `renormalise` of all, as the official code does; not what the paper says.
     """
 
     mode: Mode = "dr"
@@ -67,6 +70,7 @@ class LossConfig:
     ce_weight: float = 0.0
     kd_weight: float = 1.0
     temperature: float = 1.0
+    compat: Literal["apple"] | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("mode", Mode), ("form", Form), ("rest", Rest)):
@@ -79,8 +83,11 @@ class LossConfig:
             _require(0 <= value < math.inf, f"loss.{name}", "must be >= 0", value)
         positive = 0 < self.temperature < math.inf
         _require(positive, "loss.temperature", "must be > 0", self.temperature)
+        _require(self.compat in (None, "apple"), "loss.compat", "must be apple", self.compat)
         if self.mode == "dr":
             self._refuse_mixing()
+        else:
+            _require(self.compat is None, "loss.compat", "is of dr only", self.compat)
         if self.mode != "kd":
             _require(self.temperature == 1, "loss.temperature", "is of kd only", self.temperature)
             _require(self.ce_weight == 0, "loss.ce_weight", "is of kd only", self.ce_weight)

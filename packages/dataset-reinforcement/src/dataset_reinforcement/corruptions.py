@@ -118,6 +118,10 @@ class CorruptedImages:
         """Return the clean image's encoded size."""
         return self.source.num_bytes(index)
 
+    def checksum(self, index: int) -> int:
+        """Return the clean image's checksum."""
+        return self.source.checksum(index)
+
     def label(self, index: int) -> int:
         """Return the clean image's label."""
         return self.source.label(index)

@@ -26,6 +26,7 @@ from dataset_reinforcement.store.versions import check_decode, check_versions
 from dataset_reinforcement.streaming import PackedImages, PackedLoader
 from tenfold.augment.config import AugmentConfig
 from tenfold.loader import StepLoader
+from tenfold.loader_workers import usable_workers
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,9 @@ class ReinforcementData(lightning.LightningDataModule):
             centre is cut out; 0 scales the image as a whole.
         eval_batch_size: Images of a batch to measure on, on one rank.
         seed: Key of the order and of all draws.
-        workers: Loader processes.
+        workers: Loader processes, at most the processors that are there.
+        max_bad_fraction: Largest share of damaged images of `packed`; they are replaced by others
+            and listed in the run folder's `quarantine.jsonl`, more of them end the run.
         prepare: Options of the verb `demo-store`, which makes `store` when it is not there.
     """
 
@@ -88,6 +91,7 @@ class ReinforcementData(lightning.LightningDataModule):
         eval_batch_size: int = 256,
         seed: int = 0,
         workers: int = 1,
+        max_bad_fraction: float = 0.01,
         prepare: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -95,6 +99,8 @@ class ReinforcementData(lightning.LightningDataModule):
         for name, least in LEAST.items():
             if given[name] < least:
                 raise ValueError(f"data.{name} must be >= {least}, got {given[name]}")
+        if not 0 <= max_bad_fraction < 1:
+            raise ValueError(f"data.max_bad_fraction must be in [0, 1), got {max_bad_fraction}")
         if packed is not None and (images or store is not None or resolution is not None):
             raise ValueError("data.packed takes the place of images and store, at one resolution")
         self.val_spec, self.test_spec, self.images_spec = val, test or val, images
@@ -107,6 +113,7 @@ class ReinforcementData(lightning.LightningDataModule):
         self.curriculum, self.resolution = curriculum, resolution
         self.eval_resize, self.eval_batch_size = eval_resize, eval_batch_size
         self.seed, self.workers = seed, workers
+        self.max_bad_fraction = max_bad_fraction
         if prepare is not None and store is None:
             raise ValueError("data.prepare makes data.store: name the folder")
         self.prepare_options = prepare
@@ -117,7 +124,12 @@ class ReinforcementData(lightning.LightningDataModule):
     @property
     def num_classes(self) -> int:
         """Number of classes; the module compares it with its head."""
-        return len(self._held_out().classes)
+        return len(self.class_names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes by label; checkpoints keep them."""
+        return self._held_out().classes
 
     def prepare_data(self) -> None:
         """Make the demo's store if `prepare` says how; one process does it."""
@@ -168,21 +180,21 @@ class ReinforcementData(lightning.LightningDataModule):
         return StepLoader(
             stream,
             batch_size=None,
-            num_workers=self.workers,
+            num_workers=usable_workers(self.workers),
             pin_memory=torch.cuda.is_available(),
         )
 
     def val_dataloader(self) -> DataLoader[ImageBatch]:
         """Return this rank's share of the images to measure on."""
-        return self._held_out_loader()
+        return self._held_out_loader(self.val_spec)
 
     def test_dataloader(self) -> DataLoader[ImageBatch]:
         """Return this rank's share of the test images."""
-        return self._held_out_loader()
+        return self._held_out_loader(self.test_spec)
 
     def predict_dataloader(self) -> DataLoader[ImageBatch]:
         """Return what `test_dataloader` returns."""
-        return self._held_out_loader()
+        return self._held_out_loader(self.test_spec)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must be the same when the run is continued."""
@@ -213,6 +225,7 @@ class ReinforcementData(lightning.LightningDataModule):
             return ReinforcedImages(images, self._replay_config(None))
         store = Store.open(self.store_path, allow_partial=self.allow_partial)
         store.check_source(images, allow_other_versions=self.allow_other_versions)
+        self._note_size(store.info.augment.size)
         store = store.select(views=self.views or None, top_k=self.top_k or None)
         return ReinforcedImages(images, self._replay_config(store.info), store=store)
 
@@ -232,7 +245,15 @@ class ReinforcementData(lightning.LightningDataModule):
                 raise ValueError(
                     f"data.{name} is {getattr(self, name)}, {self.packed_path} has {most}"
                 )
+        self._note_size(packed.info.augment.size)
         return packed
+
+    def _note_size(self, stored: int) -> None:
+        if self.resolution is None and stored != self.augment.size:
+            logger.warning(
+                "data.augment.size is %d, the stored views have %d pixels: they are replayed at %d",
+                *(self.augment.size, stored, self.augment.size),
+            )
 
     def _replay_config(self, info: StoreInfo | None) -> ReplayConfig:
         return ReplayConfig(
@@ -258,7 +279,9 @@ class ReinforcementData(lightning.LightningDataModule):
             start=trainer.global_step * self.batch_size,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
-            workers=self.workers,
+            workers=usable_workers(self.workers),
+            quarantine=Path(trainer.default_root_dir) / "quarantine.jsonl",
+            max_bad_fraction=self.max_bad_fraction,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -275,16 +298,17 @@ class ReinforcementData(lightning.LightningDataModule):
             divisor=divisor,
         )
 
-    def _held_out_loader(self) -> DataLoader[ImageBatch]:
+    def _held_out_loader(self, spec: str) -> DataLoader[ImageBatch]:
         images = EvaluationImages(
             self._held_out(),
+            name=spec,
             size=self.augment.size,
             resize=self.eval_resize or None,
             batch_size=self.eval_batch_size,
             rank=self._trainer().global_rank,
             world_size=self._trainer().world_size,
         )
-        return DataLoader(images, batch_size=None, num_workers=self.workers)
+        return DataLoader(images, batch_size=None, num_workers=usable_workers(self.workers))
 
     def _held_out(self) -> ImageSource:
         assert self.held_out is not None

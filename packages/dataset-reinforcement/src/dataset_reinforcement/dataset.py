@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from dataset_reinforcement.damaged_images import DamagedImages
 from dataset_reinforcement.image_order import images_at
 from dataset_reinforcement.images import ImageDecodeError, ImageSource
 from dataset_reinforcement.replay import (
@@ -49,6 +50,7 @@ class ReinforcedImages(Dataset[Example]):
         self.config = config
         self.store = store
         self.replay = Replay(config, draw=self._draw)
+        self.damaged = DamagedImages(len(images))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -65,13 +67,14 @@ class ReinforcedImages(Dataset[Example]):
                 record = StoredImage(self.images, self.store, index)
                 return self.replay.example(record, replace(place, index=index))
             except ImageDecodeError as error:
-                logger.warning("image %d replaced by the next one: %s", index, error)
+                if self.damaged.is_new(index):
+                    logger.warning("image %d replaced by the next one: %s", index, error)
         raise ValueError(
             f"image {place.index} and the {MAX_SUBSTITUTES} after it are damaged; check the files"
         )
 
     def _draw(self, index: int, view: int) -> tuple[ViewParams, MixParams | None]:
-        augment, sizes = self.replay.views, _Sizes(self.images, owner=index)
+        augment, sizes = self.replay.views, _Sizes(self.images, self.damaged, owner=index)
         return draw_reinforcement(augment, self.config.seed, index, view, sizes, partner_group=None)
 
 
@@ -190,8 +193,9 @@ class _Sizes(Sequence[tuple[int, int]]):
     `generate` leaves the same partners out, so that the same views are drawn.
     """
 
-    def __init__(self, images: ImageSource, *, owner: int) -> None:
+    def __init__(self, images: ImageSource, damaged: DamagedImages, *, owner: int) -> None:
         self._images = images
+        self._damaged = damaged
         self._owner = owner
 
     def __len__(self) -> int:
@@ -203,6 +207,7 @@ class _Sizes(Sequence[tuple[int, int]]):
         except ImageDecodeError as error:
             if index == self._owner:
                 raise
-            logger.warning("image %d gets another partner: %s", self._owner, error)
+            if self._damaged.is_new(index):
+                logger.warning("image %d gets another partner: %s", self._owner, error)
             return 0, 0
         return height, width

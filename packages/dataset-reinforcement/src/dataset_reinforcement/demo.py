@@ -7,15 +7,13 @@ paper's teachers were trained before.
 `demo:digits/<part>` is scikit-learn's 1,797 digits of 8 x 8 pixels, 60 % `train`, 40 % `test`.
 """
 
-from functools import cache
-
 import numpy as np
 from numpy.typing import NDArray
 
 from dataset_reinforcement.array_images import ArrayImages
 from tenfold import keyed
 from tenfold.demo_data import characters, glyphs
-from tenfold.demo_data.glyph_faces import FACES, drawable
+from tenfold.demo_data.glyph_faces import FACES, drawable_in_all_faces
 
 NUM_CHARACTERS = 300
 GLYPH_SIZE = 32
@@ -59,7 +57,7 @@ def open_glyphs(part: str, *, num_characters: int = NUM_CHARACTERS) -> ArrayImag
     Raises:
         ValueError: So many characters are not in all faces.
     """
-    texts = _in_all_faces()
+    texts = drawable_in_all_faces()
     if not 2 <= num_characters <= len(texts):
         raise ValueError(
             f"demo:glyphs has 2 to {len(texts)} characters in all faces, got {num_characters}"
@@ -89,9 +87,3 @@ def open_digits(part: str) -> ArrayImages:
     names = [f"digit/{row:04d}" for row in rows]
     chosen = np.asarray(labels, dtype=np.int64)[rows]
     return ArrayImages(images.reshape(-1, 8, 8)[rows], chosen, classes, names=names)
-
-
-@cache
-def _in_all_faces() -> tuple[str, ...]:
-    """Return the characters that every face draws, by code point."""
-    return tuple(sorted(set.intersection(*(set(drawable(face.name)) for face in FACES))))

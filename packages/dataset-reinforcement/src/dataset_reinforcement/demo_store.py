@@ -1,26 +1,17 @@
 """The verb `demo-store`: teachers and reinforcements of the demo characters, from nothing.
 
-The teachers see eleven faces, the student's images are of two: as in the paper, what the teachers
-have learnt from more data reaches the student through the stored labels alone.
+The teachers see eleven faces, the student's images are of two.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import lightning
-from safetensors.torch import save_file
-
-from dataset_reinforcement.config import LossConfig, ModelConfig
-from dataset_reinforcement.data import ReinforcementData
-from dataset_reinforcement.generate import generate
+from dataset_reinforcement.classifier_training import StudyImages, TrainingSetup
+from dataset_reinforcement.generate import MAX_SHARD_IMAGES, generate
+from dataset_reinforcement.generation_plan import begun_store, plan_views
 from dataset_reinforcement.images import open_images
-from dataset_reinforcement.module import ReinforcementModule
-from dataset_reinforcement.teacher_config import MemberConfig, TeacherConfig
+from dataset_reinforcement.study_teachers import StudyTeachers
 from tenfold.augment.config import AugmentConfig
-from tenfold.bare_trainer import bare_trainer
-from tenfold.cli.quiet import silence_adverts
-from tenfold.jobs import run_jobs
-from tenfold.optim import OptimConfig
 
 # Characters must not be mirrored, nor cropped so far that they turn into others.
 GLYPH_AUGMENT = AugmentConfig(
@@ -31,69 +22,35 @@ GLYPH_AUGMENT = AugmentConfig(
     erase=0.25,
     erase_scale=(0.02, 0.15),
 )
-BATCH = 32
 MEAN, STD = (0.1, 0.1, 0.1), (0.25, 0.25, 0.25)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoTeachers:
-    """An ensemble of the demo's teachers.
+class DemoGlyphs:
+    """Plain characters of 32 pixels, in two faces for students and eleven for teachers.
 
     Attributes:
         characters: Classes.
-        members: Networks.
-        width: Channels of a network's first stage.
-        epochs: Passes of each network over its images.
-        seed: Key of their weights and of their order of images.
     """
 
     characters: int
-    members: int
-    width: int
-    epochs: int
-    seed: int
 
-    @property
-    def images(self) -> str:
-        """Name the images that teachers train on."""
-        return f"demo:glyphs/teacher/{self.characters}"
+    def prepare(self, folder: Path, *, workers: int) -> StudyImages:
+        """Name the images, which are drawn when they are opened.
 
-    def file(self, member: int) -> str:
-        """Name the file of a member's weights."""
-        return f"{self.characters}-{self.width}-{self.epochs}-{self.seed}-{member}.safetensors"
-
-    def config(self, folder: Path) -> TeacherConfig:
-        """Return the ensemble whose members lie in `folder`."""
-        return TeacherConfig(
-            members=tuple(
-                MemberConfig(
-                    model=f"conv{self.width}",
-                    checkpoint=folder / self.file(member),
-                    size=32,
-                    mean=MEAN,
-                    std=STD,
-                )
-                for member in range(self.members)
-            )
-        )
-
-    def train(self, folder: Path, *, workers: int = 1) -> TeacherConfig:
-        """Train the members that are missing in `folder`, one thread each.
-
-        They have no label smoothing: it would blur the labels that they give.
-
-        Returns:
-            The ensemble.
+        Raises:
+            ValueError: There are not so many characters.
         """
-        run_jobs(
-            _train_member,
-            {self.file(member): (self, member) for member in range(self.members)},
-            out=folder,
-            settings={},
-            workers=workers,
-            title="teachers",
+        student, teacher, test = (
+            f"demo:glyphs/{part}/{self.characters}" for part in ("student", "teacher", "test")
         )
-        return self.config(folder)
+        return StudyImages(
+            student=student,
+            teacher=teacher,
+            test=test,
+            num_student=len(open_images(student)),
+            num_teacher=len(open_images(teacher)),
+        )
 
 
 def demo_store(
@@ -114,7 +71,7 @@ def demo_store(
 
     Args:
         out: Folder of the store; the teachers' weights lie in `<out>-teachers`.
-        characters: Classes, 2 to 300 or so.
+        characters: Classes, 2 to 727 or so.
         members: Teachers of the ensemble.
         width: Channels of a teacher's first stage.
         epochs: Passes of each teacher over its images.
@@ -122,17 +79,32 @@ def demo_store(
         top_k: Probabilities stored for a view.
         seed: Key of everything.
         workers: Teachers that are trained at a time.
+
+    Raises:
+        ValueError: A number is out of range, or `out` is in use, or was made with other options.
     """
-    teachers = DemoTeachers(
-        characters=characters, members=members, width=width, epochs=epochs, seed=seed
+    _check_numbers(
+        members=members, width=width, epochs=epochs, views=views, top_k=top_k, workers=workers
     )
+    if seed < 0:
+        raise ValueError(f"seed must be >= 0, got {seed}")
+    images = DemoGlyphs(characters=characters).prepare(out, workers=workers)
+    top_k = min(top_k, characters)
+    _check_begun(out, images, views=views, top_k=top_k, seed=seed)
+    setup = TrainingSetup(
+        images=images, classes=characters, augment=GLYPH_AUGMENT, mean=MEAN, std=STD
+    )
+    teachers = StudyTeachers(
+        setup=setup, model=f"conv{width}", members=members, epochs=epochs, seed=seed
+    )
+    teachers.train(teachers_folder(out), workers=workers)
     generate(
-        student_images(characters),
+        images.student,
         out,
-        teachers.train(teachers_folder(out), workers=workers),
+        teachers.config(teachers_folder(out)),
         augment=GLYPH_AUGMENT,
         views=views,
-        top_k=min(top_k, characters),
+        top_k=top_k,
         seed=seed,
     )
 
@@ -142,62 +114,25 @@ def teachers_folder(store: Path) -> Path:
     return store.with_name(f"{store.name}-teachers")
 
 
-def student_images(characters: int) -> str:
-    """Name the images that the student trains on."""
-    return f"demo:glyphs/student/{characters}"
+def _check_numbers(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")
 
 
-def test_images(characters: int) -> str:
-    """Name the images to measure on: the same characters in faces that nobody has seen."""
-    return f"demo:glyphs/test/{characters}"
+def _check_begun(out: Path, images: StudyImages, *, views: int, top_k: int, seed: int) -> None:
+    """Refuse now what `generate` would refuse after the teachers' minutes of training.
 
-
-def _train_member(task: tuple[DemoTeachers, int], folder: Path) -> None:
-    teachers, member = task
-    silence_adverts()
-    steps = teachers.epochs * len(open_images(teachers.images)) // BATCH
-    module = train_classifier(
-        f"conv{teachers.width}",
-        LossConfig(mode="erm", label_smoothing=0.0),
-        ReinforcementData(
-            test_images(teachers.characters),
-            images=teachers.images,
-            mode="erm",
-            augment=GLYPH_AUGMENT,
-            batch_size=BATCH,
-            total_steps=steps,
-            eval_resize=0,
-            seed=1000 * (teachers.seed + 1) + member,
-            workers=0,
-        ),
-        classes=teachers.characters,
-    )
-    weights = {name: value.contiguous() for name, value in module.network.state_dict().items()}
-    save_file(weights, folder / teachers.file(member))
-
-
-def train_classifier(
-    model: str,
-    loss: LossConfig,
-    data: ReinforcementData,
-    *,
-    classes: int,
-    teacher: TeacherConfig | None = None,
-) -> ReinforcementModule:
-    """Train a small classifier on the CPU, initialised from the data's seed.
-
-    Returns:
-        The trained module.
+    The teachers themselves are compared when their training begins.
     """
-    steps = data.total_steps
-    lightning.seed_everything(data.seed, verbose=False)
-    module = ReinforcementModule(
-        ModelConfig(name=model, classes=classes, image_size=32, mean=MEAN, std=STD),
-        loss,
-        OptimConfig(
-            name="sgd", lr=0.1, total_steps=steps, warmup_steps=steps // 20, weight_decay=5e-4
-        ),
-        teacher=teacher,
-    )
-    bare_trainer(steps).fit(module, datamodule=data)
-    return module
+    begun = begun_store(out)
+    if begun is None:
+        return
+    classes = open_images(images.student).classes
+    if begun.classes != classes:
+        raise ValueError(
+            f"{out} was begun with {len(begun.classes)} characters, not {len(classes)}: restore "
+            "them or choose another folder"
+        )
+    asked = replace(begun, augment=GLYPH_AUGMENT, top_k=top_k, seed=seed)
+    plan_views(out, asked, begun, views=views, shard_size=MAX_SHARD_IMAGES, append=False)

@@ -6,7 +6,8 @@ recipe. Not here: reading COCO (`coco`), batches (`detection_data`).
 """
 
 from collections import OrderedDict
-from typing import TypedDict, cast
+from collections.abc import Sequence
+from typing import Any, TypedDict, cast
 
 import lightning
 import torch
@@ -19,7 +20,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from dataset_reinforcement.class_count import check_classes
 from dataset_reinforcement.coco import Objects, masks_of_pycocotools
-from dataset_reinforcement.config import plain
+from dataset_reinforcement.config import EmaConfig, plain
 from dataset_reinforcement.features import PYRAMID_STRIDES, Features
 from dataset_reinforcement.transfer_config import (
     BackboneConfig,
@@ -27,6 +28,7 @@ from dataset_reinforcement.transfer_config import (
     TransferOptimConfig,
 )
 from dataset_reinforcement.transfer_optim import configure_transfer
+from tenfold.ema import moving_average
 
 PYRAMID_CHANNELS = 256
 MASK_THRESHOLD = 0.5
@@ -77,6 +79,7 @@ class DetectionModule(lightning.LightningModule):
         backbone: The trunk and where its weights come from.
         model: Classes and image size.
         optim: Rates and schedule.
+        ema: Moving average of the weights.
     """
 
     unit = "images"
@@ -88,10 +91,11 @@ class DetectionModule(lightning.LightningModule):
         optim: TransferOptimConfig = TransferOptimConfig(
             lr=0.1, total_steps=1, milestones=(0.6, 0.84)
         ),
+        ema: EmaConfig = EmaConfig(),
     ) -> None:
         super().__init__()
         masks_of_pycocotools()
-        self.save_hyperparameters(plain(backbone=backbone, model=model, optim=optim))
+        self.save_hyperparameters(plain(backbone=backbone, model=model, optim=optim, ema=ema))
         self.model_config = model
         self.optim_config = optim
         self.backbone_config = backbone
@@ -106,7 +110,9 @@ class DetectionModule(lightning.LightningModule):
             image_std=list(backbone.std),
             fixed_size=(size, size),
         )
+        self.ema = moving_average(self.detector, momentum=ema.momentum) if ema.momentum else None
         self.precision_of = MeanAveragePrecision(iou_type=("bbox", "segm"))
+        self.precision_of_ema = MeanAveragePrecision(iou_type=("bbox", "segm"))
 
     @property
     def features(self) -> Features:
@@ -118,10 +124,18 @@ class DetectionModule(lightning.LightningModule):
         check_classes(self, self.model_config.classes)
         if stage == "fit":
             self.features.start()
+            if self.ema is not None:
+                self.ema.set(self.detector)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return SGD with a smaller rate for the trunk."""
         return configure_transfer(self.features, self.detector, self.optim_config)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and let the moving average follow; micro-batches do not count."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update(self.detector)
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
         """Return the sum of the losses of proposals, boxes, classes and masks."""
@@ -141,11 +155,11 @@ class DetectionModule(lightning.LightningModule):
         return self.detector([image / 255 for image in images])
 
     def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
-        """Note what was found."""
-        found = self(batch["image"])
-        for each in found:
-            each["masks"] = each["masks"][:, 0] > MASK_THRESHOLD
-        self.precision_of.update(found, cast(list[dict[str, Tensor]], batch["objects"]))
+        """Note what was found, by the moving average too."""
+        _compare(self.precision_of, self(batch["image"]), batch["objects"])
+        if self.ema is not None:
+            averaged = self.ema([image / 255 for image in batch["image"]])
+            _compare(self.precision_of_ema, averaged, batch["objects"])
 
     def test_step(self, batch: DetectionBatch, batch_idx: int) -> None:
         """Note what was found."""
@@ -160,12 +174,28 @@ class DetectionModule(lightning.LightningModule):
         self._log_precision("test")
 
     def _log_precision(self, stage: str) -> None:
-        measured = self.precision_of.compute()
-        self.precision_of.reset()
+        self._log_measures(stage, self.precision_of, MEASURES)
+        if self.ema is not None:
+            self._log_measures(stage, self.precision_of_ema, MEASURES[:1], ending="_ema")
+
+    def _log_measures(
+        self, stage: str, precision: MeanAveragePrecision, names: Sequence[str], ending: str = ""
+    ) -> None:
+        measured = precision.compute()
+        precision.reset()
         for ours, theirs in (("box", "bbox"), ("mask", "segm")):
-            for name in MEASURES:
+            for name in names:
                 value = measured[f"{theirs}_{name}"].to(self.device)
-                self.log(f"{stage}/{ours}_{name}", value, prog_bar=name == "map", sync_dist=True)
+                shown = name == "map" and not ending
+                self.log(f"{stage}/{ours}_{name}{ending}", value, prog_bar=shown, sync_dist=True)
+
+
+def _compare(
+    precision: MeanAveragePrecision, found: list[dict[str, Tensor]], objects: list[Objects]
+) -> None:
+    for each in found:
+        each["masks"] = each["masks"][:, 0] > MASK_THRESHOLD
+    precision.update(found, cast(list[dict[str, Tensor]], objects))
 
 
 def _term(name: str) -> str:

@@ -17,6 +17,7 @@ from dataset_reinforcement.set_scores import SetScore, averages
 from dataset_reinforcement.student import load_student
 from tenfold import atomic
 from tenfold.augment.params import ViewParams
+from tenfold.loader_workers import usable_workers
 
 SCHEMA = 1
 SMALL = 128
@@ -48,7 +49,8 @@ def evaluate(
         ckpt: Checkpoint or run folder of `fit`.
         sets: `name=images`, several. The names `v2`, `a`, `r`, `sketch`, `c` and `objectnet` stand
             for ImageNet's test sets with their own class rules; `corrupted` adds noise, blur and
-            less contrast to the images given; any other name is a plain set.
+            less contrast to the images given; any other name is a plain set, whose classes are
+            found by name among those that the checkpoint was trained on.
         objectnet_mappings: ObjectNet's folder `mappings`; by default beside its images.
         ema: Evaluate the moving average of the weights.
         n_bins: Equal-width bins of the calibration error.
@@ -75,6 +77,7 @@ def evaluate(
             name,
             images,
             num_classes=student.config.classes,
+            classes=student.classes,
             mappings=objectnet_mappings,
             seed=seed,
         )
@@ -88,7 +91,7 @@ def evaluate(
         num_classes=student.config.classes,
         num_bins=n_bins,
         batch_size=batch_size,
-        workers=workers,
+        workers=usable_workers(workers, option="workers"),
     )
     scores = [_score_set(each, scorer) for each in opened]
     Console().print(report(scores))

@@ -13,9 +13,10 @@ from timm.layers.norm_act import freeze_batch_norm_2d
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
+from dataset_reinforcement.model import unknown_model
 from dataset_reinforcement.student import model_config
 from dataset_reinforcement.transfer_config import BackboneConfig
-from dataset_reinforcement.weights import read_weights
+from dataset_reinforcement.weights import read_weights, weights_file
 from tenfold import checkpoints
 
 PYRAMID_STRIDES = (4, 8, 16, 32)
@@ -41,10 +42,8 @@ class Features(nn.Module):
 
     def __init__(self, config: BackboneConfig, *, count: int, output_stride: int = 32) -> None:
         super().__init__()
-        if not timm.is_model(config.name):
-            raise ValueError(
-                f"backbone.name must be a timm model such as resnet50, got {config.name!r}"
-            )
+        if (reason := unknown_model(config.name)) is not None:
+            raise ValueError(f"backbone.name must be a timm model such as resnet50: {reason}")
         options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
         try:
             self.trunk = timm.create_model(config.name, features_only=True, **options)
@@ -69,9 +68,9 @@ class Features(nn.Module):
             FileNotFoundError: There is no such file.
             ValueError: It holds another model, or it was trained with another normalisation.
         """
-        path = self.config.init_from
-        if path is None:
+        if self.config.init_from is None:
             return
+        path = weights_file(self.config.init_from)
         check_same_input(path, self.config)
         saved = read_weights(path, ema=self.config.ema)
         own = self.trunk.state_dict()

@@ -5,16 +5,20 @@ The order of work: decode all images (`image_scan`), plan the shards, then one j
 """
 
 import logging
-import re
 import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Literal
 
-import torch
 from rich.console import Console
 
+from dataset_reinforcement.generation_options import (
+    check_checkpoints,
+    check_numbers,
+    check_storage,
+    choose_augment,
+)
 from dataset_reinforcement.generation_plan import (
     Plan,
     begun_store,
@@ -28,7 +32,7 @@ from dataset_reinforcement.images import ImageSource
 from dataset_reinforcement.shard_job import ShardJob, forget, reinforce_shard
 from dataset_reinforcement.shard_repair import ASIDE, restore_shards
 from dataset_reinforcement.store.columns import ProbDtype
-from dataset_reinforcement.store.info import Part, Skipped, StoreInfo
+from dataset_reinforcement.store.info import MAX_SHARD_IMAGES, Part, Skipped, StoreInfo
 from dataset_reinforcement.store.samples import (
     check_images,
     fingerprint,
@@ -39,16 +43,16 @@ from dataset_reinforcement.store.versions import library_versions
 from dataset_reinforcement.store.writing import StoreWriter
 from dataset_reinforcement.teacher import build_teacher
 from dataset_reinforcement.teacher_config import TeacherConfig
-from dataset_reinforcement.variants import variant as find_variant
-from dataset_reinforcement.views import check_partner_group
+from dataset_reinforcement.views import check_partners
 from tenfold import atomic
 from tenfold.augment import backend
 from tenfold.augment.config import AugmentConfig
+from tenfold.devices import check_devices
 from tenfold.jobs import run_jobs
 from tenfold.jobs.work import STATE
 
-MAX_SHARD_IMAGES = 4096
 TITLE = "generate"
+MANY_FILES = 400
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +65,14 @@ def generate(
     variant: str = "randaug",
     size: int = 224,
     augment: AugmentConfig | None = None,
+    compat: Literal["apple"] | None = None,
     views: int = 50,
+    first_view: int = 0,
     top_k: int = 10,
     prob_dtype: ProbDtype = "float16",
     seed: int = 0,
     partner_group: int | None = None,
+    partner_pool: int | None = None,
     shard_size: int = MAX_SHARD_IMAGES,
     view_batch: int = 64,
     view_threads: int = 1,
@@ -89,12 +96,20 @@ def generate(
             `cifar100`, `food101`, `flowers102`.
         size: Side of the views in pixels, for a named variant.
         augment: An augmentation of your own instead of a named one.
+        compat: `apple` draws the views of a named variant, and stores their labels, as the official
+            code does: MixUp gives the partner the larger weight, translations are in pixels of 224
+            at every size, and labels that sum to more than 1 are not divided by their sum (train
+            on them with `loss.compat`). Its Pillow crops and its mini-batches are not imitated.
         views: Views of each image in this run.
+        first_view: Number of the store's first view, for stores of one seed that are made apart
+            and merged.
         top_k: Probabilities stored for a view.
         prob_dtype: `float16` or `float32`, of the stored probabilities.
         seed: Keys every draw; view j of image i is drawn from (seed, i, j) alone.
         partner_group: Images are mixed with images of the same group of so many consecutive ones;
             by default with any image.
+        partner_pool: Instead, so many consecutive images share as many partners from the whole
+            data set: each image is decoded about twice, whatever their order.
         shard_size: Images a shard, at most 4096.
         view_batch: Views that the teacher gets at once; halved when its memory runs out.
         view_threads: Threads of each worker that make views, for a GPU to be fed.
@@ -109,17 +124,27 @@ def generate(
             in `out` was begun with, or the store to append to is damaged.
     """
     out, devices = Path(out), devices or ["cpu"]
-    config = find_variant(variant, size=size) if augment is None else augment
-    check_partner_group(config, partner_group)
-    _check_numbers(views=views, top_k=top_k, view_batch=view_batch, view_threads=view_threads)
-    _check_choices(prob_dtype, shard_size, devices, workers)
+    config = choose_augment(variant, augment, size=size, compat=compat)
+    check_partners(config, partner_group=partner_group, partner_pool=partner_pool)
+    check_numbers(
+        views=views,
+        top_k=top_k,
+        view_batch=view_batch,
+        view_threads=view_threads,
+        first_view=first_view,
+    )
+    check_storage(prob_dtype, shard_size)
+    check_devices(devices, workers=workers)
+    check_checkpoints(teacher)
     forget()
     try:
+        begun = begun_store(out)
         source = opened(images)
         top_k = _clamp(top_k, len(source.classes))
-        begun = begun_store(out)
         # First, so that a wrong head or file is an error before hours of decoding.
-        described = build_teacher(teacher, num_classes=len(source.classes)).describe()
+        described = build_teacher(
+            teacher, num_classes=len(source.classes), classes=source.classes
+        ).describe()
         scan = _scan(images, source, out, begun, workers=workers, ray_address=ray_address)
         info = StoreInfo(
             augment=config,
@@ -133,6 +158,8 @@ def generate(
             versions={**library_versions(), "resize": backend.describe()["resize"]},
             seed=seed,
             partner_group=partner_group,
+            partner_pool=partner_pool,
+            first_view=first_view,
         )
         plan = plan_views(out, info, begun, views=views, shard_size=shard_size, append=append)
         job = ShardJob(
@@ -142,7 +169,9 @@ def generate(
             seed=seed,
             top_k=top_k,
             prob_dtype=prob_dtype,
+            renormalise=compat is None,
             partner_group=partner_group,
+            partner_pool=partner_pool,
             store=out.resolve(),
             num_classes=len(source.classes),
             view_batch=view_batch,
@@ -151,7 +180,12 @@ def generate(
         )
         if plan.lost:
             restore_shards(
-                job, plan.lost, settings=identity(info), workers=workers, ray_address=ray_address
+                job,
+                plan.lost,
+                first_view=first_view,
+                settings=identity(info),
+                workers=workers,
+                ray_address=ray_address,
             )
         elif plan.part is not None:
             if begun is None:
@@ -187,7 +221,7 @@ def _add_part(
     writer.begin([*plan.done, part], skipped=skipped, counts=plan.counts)
     results = run_jobs(
         partial(reinforce_shard, job),
-        shard_tasks(part),
+        shard_tasks(part, first_view=info.first_view),
         out=out,
         settings=identity(info),
         workers=min(workers, len(part.shards)),
@@ -228,29 +262,6 @@ def _clamp(top_k: int, num_classes: int) -> int:
     return min(top_k, num_classes)
 
 
-def _check_numbers(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
-
-
-def _check_choices(prob_dtype: str, shard_size: int, devices: Sequence[str], workers: int) -> None:
-    if prob_dtype not in get_args(ProbDtype):
-        raise ValueError(f"prob_dtype must be float16 or float32, got {prob_dtype!r}")
-    if not 1 <= shard_size <= MAX_SHARD_IMAGES:
-        raise ValueError(f"shard_size must lie in 1..{MAX_SHARD_IMAGES}, got {shard_size}")
-    if len(devices) > workers:
-        raise ValueError(f"{len(devices)} devices need as many workers, got workers {workers}")
-    count = torch.cuda.device_count()
-    for name in devices:
-        found = re.fullmatch(r"cuda(?::(\d+))?", name)
-        if name != "cpu" and (found is None or int(found[1] or 0) >= count):
-            raise ValueError(
-                f"devices has {name!r}, which is not here: expected cpu or cuda:<n>, and torch "
-                f"sees {count} GPUs"
-            )
-
-
 def _report(out: Path, info: StoreInfo) -> None:
     size = sum(shard.bytes or 0 for part in info.parts for shard in part.shards)
     samples = (info.num_images - len(info.skipped)) * info.num_views
@@ -260,3 +271,6 @@ def _report(out: Path, info: StoreInfo) -> None:
         f"{len(info.skipped)} images skipped",
         soft_wrap=True,
     )
+    files = sum(len(part.shards) for part in info.parts) + 2
+    if files > MANY_FILES and len(info.parts) > 1:
+        logger.info("%s has %d files by now: `merge` rewrites its parts as one", out, files)

@@ -46,10 +46,12 @@ def begun_store(out: Path) -> StoreInfo | None:
     """Return what is known of a store in `out`, None for none.
 
     Raises:
-        ValueError: The folder is in use for something else.
+        ValueError: The folder is in use for something else, or its store is no work of `generate`.
     """
     if (out / INFO).is_file():
-        return read_info(out)
+        begun = read_info(out)
+        _check_origin(out, begun)
+        return begun
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: choose another folder")
     if out.is_dir() and any(out.iterdir()) and not (out / STATE).is_dir():
@@ -100,7 +102,7 @@ def plan_views(
     if append:
         require_whole(out, written)
     elif lost := lost_shards(out, written):
-        _check_known_views(out, begun, views, lost)
+        _check_restorable(out, begun, views, lost)
         return Plan(written, None, begun.counts, lost)
     if begun.status == "partial":
         if last != part_of(last.first):
@@ -127,14 +129,19 @@ def identity(info: StoreInfo) -> dict[str, Any]:
     return _by_name(values)
 
 
-def shard_tasks(part: Part) -> dict[str, ShardTask]:
-    """Return the jobs that write a part, by their file's name."""
+def shard_tasks(part: Part, *, first_view: int) -> dict[str, ShardTask]:
+    """Return the jobs that write a part, by their file's name.
+
+    Args:
+        part: The part.
+        first_view: Number of the store's first view as the seed numbers them.
+    """
     return {
         shard.file.replace("/", "-"): ShardTask(
             file=shard.file,
             first_image=shard.images[0],
             stop_image=shard.images[1],
-            first_view=part.first,
+            first_view=first_view + part.first,
             num_views=part.count,
         )
         for shard in part.shards
@@ -150,10 +157,31 @@ def written_part(part: Part, results: Mapping[str, Any]) -> Part:
     return replace(part, shards=tuple(shards))
 
 
-def _check_known_views(out: Path, begun: StoreInfo, views: int, lost: Sequence[Part]) -> None:
+def _check_origin(out: Path, begun: StoreInfo) -> None:
+    remedy = "generate another store in another folder"
+    if begun.compat == "apple":
+        raise ValueError(
+            f"{out} was imported from official data, whose teacher is not known: no views can be "
+            f"added to it; {remedy} and train on either"
+        )
+    if begun.seed is None:
+        raise ValueError(
+            f"{out} was merged from stores of several seeds: no views can be added to it; {remedy} "
+            "with a seed that is not among them, and merge both"
+        )
+    if begun.status == "partial" and begun.parts[-1].joined:
+        raise ValueError(f"{out} is an unfinished merge: give its command again, then append")
+
+
+def _check_restorable(out: Path, begun: StoreInfo, views: int, lost: Sequence[Part]) -> None:
     counts = {begun.num_views, *(part.count for part in begun.parts)}
+    file = lost[0].shards[0].file
+    if any(part.joined for part in lost):
+        raise ValueError(
+            f"{out / file} is missing or cut off, and it was written by merge, so it cannot be "
+            "generated again: copy it from elsewhere, or merge the stores that it came from again"
+        )
     if views not in counts:
-        file = lost[0].shards[0].file
         raise ValueError(
             f"{out / file} is missing or cut off, and views is {views}: give "
             f"{' or '.join(map(str, sorted(counts)))}, as when the store was made, to restore it"

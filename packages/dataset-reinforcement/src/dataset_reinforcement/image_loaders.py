@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset_reinforcement.image_order import EndlessBatches, rank_batches
 from tenfold.loader import StepLoader
+from tenfold.loader_workers import usable_workers
 
 Batch = TypeVar("Batch")
 
@@ -60,7 +61,7 @@ class TransferData(lightning.LightningDataModule, Generic[Batch]):
         return StepLoader(
             examples,
             batch_sampler=batches,
-            num_workers=self.workers,
+            num_workers=usable_workers(self.workers),
             collate_fn=self.collate,
         )
 
@@ -77,7 +78,7 @@ class TransferData(lightning.LightningDataModule, Generic[Batch]):
         return DataLoader(
             examples,
             batch_sampler=batches,
-            num_workers=self.workers,
+            num_workers=usable_workers(self.workers),
             collate_fn=self.collate,
         )
 

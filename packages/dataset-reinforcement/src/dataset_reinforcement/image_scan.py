@@ -1,18 +1,14 @@
-"""Decode every image once before generation: sizes, and which images cannot be used.
+"""Decode every image once before generation: sizes, checksums, which images cannot be used.
 
 With that known, partners are drawn from usable images only, and the identity of the data set is
 known before the first prediction.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dataset_reinforcement.images import ImageDecodeError, ImageSource, open_images
 from dataset_reinforcement.store.info import Skipped
@@ -70,18 +66,13 @@ def scan_images(
         title=TITLE,
     )
     sizes = [size for result in results.values() for size in result["sizes"]]
+    checksums = [value for result in results.values() for value in result["checksums"]]
     skipped = [Skipped(**entry) for result in results.values() for entry in result["skipped"]]
     samples = [
-        Sample(source.key(i), source.num_bytes(i), height, width, source.label(i))
-        for i, (height, width) in enumerate(sizes)
+        Sample(source.key(i), source.num_bytes(i), height, width, source.label(i), checksum)
+        for i, ((height, width), checksum) in enumerate(zip(sizes, checksums, strict=True))
     ]
     return Scan(samples, skipped)
-
-
-def image_sizes(samples: Sequence[Sample]) -> NDArray[np.int32]:
-    """Return height and width by image, int32 `[n, 2]`, 0 and 0 for those skipped."""
-    sizes = [(sample.height, sample.width) for sample in samples]
-    return np.array(sizes, dtype=np.int32).reshape(-1, 2)
 
 
 @lru_cache(maxsize=1)
@@ -93,15 +84,17 @@ def opened(images: str) -> ImageSource:
 def _scan(images: str, task: ScanTask, folder: Path) -> dict[str, Any]:
     source = opened(images)
     sizes: list[list[int]] = []
+    checksums: list[int] = []
     skipped: list[dict[str, Any]] = []
     for index in range(task.first, task.stop):
+        checksums.append(source.checksum(index))
         try:
             sizes.append(list(source.load(index).shape[1:]))
         except ImageDecodeError as error:
             sizes.append([0, 0])
             entry = {"index": index, "key": source.key(index), "reason": str(error)}
             skipped.append(entry)
-    return {"sizes": sizes, "skipped": skipped}
+    return {"sizes": sizes, "checksums": checksums, "skipped": skipped}
 
 
 def _identity(source: ImageSource, first: int, stop: int) -> str:

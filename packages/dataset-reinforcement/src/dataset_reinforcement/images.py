@@ -41,6 +41,10 @@ class ImageSource(Protocol):
         """Return the encoded size."""
         ...
 
+    def checksum(self, index: int) -> int:
+        """Return the CRC-32 of the encoded bytes; reads them."""
+        ...
+
     def label(self, index: int) -> int:
         """Return the class."""
         ...

@@ -43,6 +43,8 @@ def describe_store(store: Path, info: StoreInfo) -> Iterator[tuple[str, str]]:
     for skipped in info.skipped[:5]:
         yield "", f"{skipped.index}: {skipped.reason}"
     yield "views", f"{info.num_views} in {len(info.parts)} parts"
+    if info.first_view:
+        yield "first view", f"{info.first_view} of the seed"
     yield "labels", f"{info.top_k} of {len(info.classes)} classes, {info.prob_dtype}"
     if len(sizes) == len(shards) and not problems and reinforced and info.num_views:
         each = sum(sizes) / (reinforced * info.num_views)
@@ -103,4 +105,6 @@ def _teacher(teacher: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _partners(info: StoreInfo) -> str:
     if not info.augment.mixes:
         return "none, views are not mixed"
+    if info.partner_pool is not None:
+        return f"of pools of {info.partner_pool} for {info.partner_pool} images"
     return "any image" if info.partner_group is None else f"of groups of {info.partner_group}"

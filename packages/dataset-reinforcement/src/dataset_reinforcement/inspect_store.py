@@ -1,6 +1,8 @@
 """The verb `inspect`: a picture of views with their labels, and how sure the teacher is."""
 
+import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +56,9 @@ def inspect(
         raise ValueError(f"views must be >= 1, got {views}")
     shown = _shown(opened, index)
     figure = draw_sheet(opened, source, shown, views=min(views, opened.num_views))
-    with atomic.open_atomic(Path(out)) as file:
+    with atomic.open_atomic(Path(out)) as file, warnings.catch_warnings():
+        # Names in scripts that the font lacks: boxes, with a warning for each glyph and each pass.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         figure.savefig(file, format="png", dpi=110)
     Console(markup=False).print(f"{out}: images {', '.join(map(str, shown))}", soft_wrap=True)
 
@@ -94,12 +98,12 @@ def _shown(store: Store, index: list[int] | None) -> list[int]:
 
 
 def _draw_row(cells: Sequence[Axes], store: Store, source: ImageSource, index: int) -> None:
-    image, label = source.load(index), source.label(index)
-    augment = Augment(store.augment)
+    load, augment = partial(store.load, source), Augment(store.augment)
+    image, label = load(index), source.label(index)
     agrees = False
     for view, cell in enumerate(cells[1:]):
         entry = store.read(index, view)
-        pixels = make_view(augment, source.load, entry.own, entry.mix, index)
+        pixels = make_view(augment, load, entry.own, entry.mix, index)
         _show(cell, pixels.permute(1, 2, 0).numpy())
         agrees |= int(entry.classes[0]) == label
         labels = zip(entry.classes.tolist(), entry.probabilities.tolist(), strict=True)

@@ -35,6 +35,40 @@ def densify(classes: Tensor, probabilities: Tensor, *, num_classes: int, rest: R
     return dense / dense.sum(-1, keepdim=True)
 
 
+def official_probabilities(
+    probabilities: Tensor, *, rest: Rest, reinforced: Tensor | None = None
+) -> Tensor:
+    """Return stored probabilities as the official training code takes them (`compat: apple`).
+
+    The paper completes `p_k` by the rest `r = 1 - sum_k p_k`, spread over the other classes. The
+    official `densify` (apple/ml-dr, dr/utils.py) does so while r >= 0 only. Where rounding makes r
+    negative, and with its method `zeros` (`rest` `renormalise` here) always, it replaces the K
+    probabilities by their softmax `exp(p_k) / sum_j exp(p_j)`, with 0 elsewhere: a target that is
+    almost even over the K classes, however sure the teacher was. `densify` and
+    `sparse_target_loss` give the official target of what this returns, up to rounding.
+
+    A store in half precision exceeds 1 in far more rows than the official float32 values: import
+    with `prob_dtype` float32 to meet the same rows. Sums within rounding of 1 may fall on the other
+    side, since the official order of the K values is not kept.
+
+    Args:
+        probabilities: float `[B, K]`.
+        rest: What the loss does with the probability that was not stored.
+        reinforced: bool `[B]`; the other rows are hard labels, which are left. None for all.
+
+    Returns:
+        float `[B, K]`.
+    """
+    flat = probabilities.softmax(-1)
+    if rest == "renormalise":
+        taken = torch.ones_like(probabilities[:, :1], dtype=torch.bool)
+    else:
+        taken = 1 - probabilities.sum(-1, keepdim=True) < 0
+    if reinforced is not None:
+        taken = taken & reinforced.unsqueeze(-1)
+    return torch.where(taken, flat, probabilities)
+
+
 def whole_label(probabilities: Tensor) -> Tensor:
     """Return a teacher's `[B, C]` as a store of all C classes in fp32 gives them back.
 

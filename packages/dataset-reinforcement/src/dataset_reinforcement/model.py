@@ -156,15 +156,37 @@ def _num_stages(side: int) -> int:
     return stages
 
 
+def unknown_model(name: str) -> str | None:
+    """Say why timm has no model of this name and which are nearest; None if there is one."""
+    import timm
+
+    model, _, tag = name.partition(".")
+    if not timm.is_model(model):
+        return f"there is no model {name!r}; nearest: {', '.join(_nearest(model))}"
+    tags = [found.partition(".")[2] for found in timm.list_pretrained(f"{model}.*")]
+    if tag and tag not in tags:
+        close = difflib.get_close_matches(tag, tags, n=3, cutoff=0.3) or tags[:3]
+        names = ", ".join(f"{model}.{each}" for each in close) or model
+        return f"{model} has no weights {tag!r}; nearest: {names}"
+    return None
+
+
+def _nearest(name: str) -> list[str]:
+    """Return names of the same beginning, then alike ones; our two families are always there."""
+    import timm
+
+    known, text = timm.list_models(), name.lower()
+    alike = [*difflib.get_close_matches(text, known, n=3)]
+    alike += sorted((other for other in known if text and other.startswith(text)), key=len)
+    ours = ("conv<width> such as conv8", "separable<width> such as separable8")
+    return [*list(dict.fromkeys(alike))[:3], *ours]
+
+
 def _build_timm(name: str, *, num_classes: int, image_size: int) -> nn.Module:
     import timm  # seconds that our own small models need not pay
 
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError(
-            f"there is no model {name!r}; nearest: {', '.join(close) or 'none'}; "
-            "or conv<width>, separable<width>"
-        )
+    if (reason := unknown_model(name)) is not None:
+        raise ValueError(reason)
     options: dict[str, Any] = {}
     default = timm.get_pretrained_cfg(name)
     if default is not None and default.fixed_input_size:

@@ -15,14 +15,15 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from dataset_reinforcement.class_count import check_classes
+from dataset_reinforcement.class_names import are_numbers, check_same_names
 from dataset_reinforcement.config import EmaConfig, LossConfig, ModelConfig, plain
-from tenfold.ema import moving_average
-from dataset_reinforcement.losses import densify, mix_batch, whole_label
+from dataset_reinforcement.losses import densify, mix_batch, official_probabilities, whole_label
 from dataset_reinforcement.model import build_model
 from dataset_reinforcement.replay import ImageBatch, as_float
 from dataset_reinforcement.teacher import Teacher, build_teacher
 from dataset_reinforcement.teacher_config import TeacherConfig
-from dataset_reinforcement.weights import start_from
+from dataset_reinforcement.weights import CLASSES, start_from
+from tenfold.ema import moving_average
 from tenfold.losses.distillation import soft_target_loss, sparse_target_loss
 from tenfold.optim import OptimConfig, configure
 
@@ -53,8 +54,7 @@ class ReinforcementModule(lightning.LightningModule):
         teacher: TeacherConfig | None = None,
     ) -> None:
         super().__init__()
-        if (loss.mode == "kd") != (teacher is not None):
-            raise ValueError(f"teacher must be given for loss.mode kd alone, mode is {loss.mode}")
+        _check_teacher(loss, teacher)
         self.save_hyperparameters(plain(model=model, loss=loss, optim=optim, ema=ema))
         self.model_config, self.loss_config, self.optim_config = model, loss, optim
         self.teacher_config = teacher
@@ -73,25 +73,54 @@ class ReinforcementModule(lightning.LightningModule):
         self.top1_ema = MulticlassAccuracy(model.classes, average="micro")
         # In a list, so that it is no submodule: out of checkpoint, optimiser and `train()`.
         self._teacher: list[Teacher] = []
+        self.class_names: tuple[str, ...] = ()
+
+    @property
+    def prediction_metadata(self) -> dict[str, Any]:
+        """What the verb `predict` writes beside the probabilities: the class of each column."""
+        return {"classes": list(self.class_names)}
 
     def setup(self, stage: str) -> None:
-        """Compare the head with the data's classes and, to train, load `model.init_from`.
+        """Compare the model with the data and, to train, load `model.init_from`.
 
         Raises:
             FileNotFoundError: There is no such checkpoint.
-            ValueError: Data and head have different numbers of classes, or the body does not fit.
+            ValueError: Data and model have different numbers of classes or image sizes, or the body
+                does not fit.
         """
         check_classes(self, self.model_config.classes)
+        data = getattr(self.trainer, "datamodule", None)
+        self.class_names = tuple(getattr(data, "class_names", ()))
+        if stage == "fit":
+            _check_image_size(self.model_config, data)
         if stage == "fit" and self.model_config.init_from is not None:
             start_from(self.network, self.model_config.init_from)
             if self.ema is not None:
                 self.ema.set(self.network)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the names of the classes."""
+        checkpoint[CLASSES] = list(self.class_names)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare the names of the classes with the data's, or take them where it has none.
+
+        Raises:
+            ValueError: They differ.
+        """
+        trained = tuple(checkpoint.get(CLASSES, ()))
+        check_same_names(trained, self.class_names, "the checkpoint")
+        if are_numbers(self.class_names):
+            self.class_names = trained or self.class_names
+
     def on_fit_start(self) -> None:
         """Build the teacher on this rank's device."""
         if self.teacher_config is not None:
             teacher = build_teacher(
-                self.teacher_config, num_classes=self.model_config.classes, device=self.device
+                self.teacher_config,
+                num_classes=self.model_config.classes,
+                classes=self.class_names,
+                device=self.device,
             )
             self._teacher = [teacher]
 
@@ -124,9 +153,13 @@ class ReinforcementModule(lightning.LightningModule):
         """Measure what `validation_step` measures."""
         self._score("test", batch)
 
-    def predict_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return probabilities `[B, C]` and labels `[B]`."""
-        return {"probabilities": self(batch["image"]).softmax(-1), "label": batch["label"]}
+    def predict_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor | list[str]]:
+        """Return probabilities `[B, C]`, labels `[B]` and the names of the images."""
+        return {
+            "probabilities": self(batch["image"]).softmax(-1),
+            "label": batch["label"],
+            "keys": batch["keys"],
+        }
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits `[B, C]` in float32 of images `[B, 3, H, W]`, uint8 or float in 0..1."""
@@ -145,6 +178,10 @@ class ReinforcementModule(lightning.LightningModule):
             raise ValueError("loss.mode dr got a batch without stored labels; set data.mode to dr")
         logits = self(batch["image"])
         classes, probabilities = batch["classes"], batch["probabilities"]
+        if config.compat == "apple":
+            probabilities = official_probabilities(
+                probabilities, rest=config.rest, reinforced=batch.get("reinforced")
+            )
         if config.form == "sparse":
             return sparse_target_loss(logits, classes, probabilities, rest=config.rest)
         target = densify(
@@ -183,17 +220,42 @@ class ReinforcementModule(lightning.LightningModule):
         return F.cross_entropy(logits, label, label_smoothing=self.loss_config.label_smoothing)
 
     def _score(self, stage: str, batch: ImageBatch) -> None:
+        size = self.count_units(batch)
+        if size:  # 0 where all images of a batch are damaged
+            self._measure(batch)
+        self.log(f"{stage}/loss", self.mean_loss, batch_size=size)
+        self.log(f"{stage}/top1", self.top1, prog_bar=True, batch_size=size)
+        self.log(f"{stage}/top5", self.top5, batch_size=size)
+        self.log(f"{stage}/ece", self.ece, batch_size=size)
+        if self.ema is not None:
+            self.log(f"{stage}/top1_ema", self.top1_ema, batch_size=size)
+
+    def _measure(self, batch: ImageBatch) -> None:
         logits, label = self(batch["image"]), batch["label"]
         self.top1.update(logits, label)
         self.top5.update(logits, label)
         # torchmetrics would open one more bin for a confidence of exactly 1.
         self.ece.update(logits.softmax(-1).clamp(max=1 - torch.finfo(logits.dtype).eps), label)
         self.mean_loss.update(F.cross_entropy(logits, label), len(label))
-        self.log(f"{stage}/loss", self.mean_loss, batch_size=len(label))
-        self.log(f"{stage}/top1", self.top1, prog_bar=True, batch_size=len(label))
-        self.log(f"{stage}/top5", self.top5, batch_size=len(label))
-        self.log(f"{stage}/ece", self.ece, batch_size=len(label))
         if self.ema is not None:
             averaged = self.ema(self._normalise(as_float(batch["image"])))
             self.top1_ema.update(averaged.float(), label)
-            self.log(f"{stage}/top1_ema", self.top1_ema, batch_size=len(label))
+
+
+def _check_teacher(loss: LossConfig, teacher: TeacherConfig | None) -> None:
+    if loss.mode == "kd" and teacher is None:
+        raise ValueError(
+            "teacher.members must name at least one network for loss.mode kd, such as "
+            "[{checkpoint: runs/teacher}] or [{model: resnet50, pretrained: true}]"
+        )
+    if loss.mode != "kd" and teacher is not None:
+        raise ValueError(f"teacher is of loss.mode kd only, got it with loss.mode {loss.mode}")
+
+
+def _check_image_size(model: ModelConfig, data: Any) -> None:
+    size = getattr(getattr(data, "augment", None), "size", model.image_size)
+    if size != model.image_size:
+        raise ValueError(
+            f"model.image_size is {model.image_size}, data.augment.size is {size}: give both the "
+            "side of the images"
+        )

@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from dataset_reinforcement.class_names import are_numbers
 from dataset_reinforcement.corruptions import LEVELS, SEVERITIES, CorruptedImages
 from dataset_reinforcement.images import ImageSource, open_images
 
@@ -68,7 +69,13 @@ class EvaluationSet(NamedTuple):
 
 
 def open_set(
-    name: str, path: str, *, num_classes: int, mappings: Path | None = None, seed: int = 0
+    name: str,
+    path: str,
+    *,
+    num_classes: int,
+    classes: Sequence[str] = (),
+    mappings: Path | None = None,
+    seed: int = 0,
 ) -> EvaluationSet:
     """Open a test set.
 
@@ -77,6 +84,7 @@ def open_set(
             contrast on the images of `path`), or any other name for a plain set.
         path: What `open_images` opens; for `c` the folder of `<corruption>/<severity>/<wnid>`.
         num_classes: Outputs of the model.
+        classes: Their names, where the model tells them; a plain set is then matched by name.
         mappings: ObjectNet's folder `mappings`; by default the one beside the image folder.
         seed: Key of the noise of `corrupted`.
 
@@ -91,7 +99,7 @@ def open_set(
             "plain set another name"
         )
     try:
-        parts = _open_parts(kind, path, num_classes, mappings, seed)
+        parts = _open_parts(kind, path, num_classes, classes, mappings, seed)
     except ValueError as error:
         raise ValueError(f"set {name!r}: {error}") from error
     return EvaluationSet(name, kind, parts)
@@ -111,12 +119,21 @@ def imagenet_synsets(subset: Literal["", "_a", "_r"] = "") -> tuple[str, ...]:
     return tuple(text.split())
 
 
-def plain_labels(classes: Sequence[str], num_classes: int) -> tuple[tuple[int, ...], ...]:
-    """Return the model's class of each class of a set: by WordNet id, otherwise by position.
+def plain_labels(
+    classes: Sequence[str], num_classes: int, names: Sequence[str] = ()
+) -> tuple[tuple[int, ...], ...]:
+    """Return the model's class of each class of a set: by name, WordNet id, otherwise by position.
+
+    Args:
+        classes: The set's class names; some of the model's are enough.
+        num_classes: Outputs of the model.
+        names: Their names, where the model tells them.
 
     Raises:
-        ValueError: The set has another number of classes than the model.
+        ValueError: A class is none of the model's, or neither tells names and the numbers differ.
     """
+    if not (are_numbers(names) or are_numbers(classes)):
+        return _named_labels(classes, names)
     synsets = imagenet_synsets() if num_classes == 1000 else ()
     if set(classes) <= set(synsets):
         return wnid_labels(classes)
@@ -126,6 +143,19 @@ def plain_labels(classes: Sequence[str], num_classes: int) -> tuple[tuple[int, .
             "as class names the numbers must agree"
         )
     return tuple((label,) for label in range(num_classes))
+
+
+def _named_labels(classes: Sequence[str], names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    if list(classes) == list(names):  # names may come twice
+        return tuple((label,) for label in range(len(names)))
+    label_of = {name: label for label, name in enumerate(names)}
+    for number, name in enumerate(classes):
+        if name not in label_of:
+            raise ValueError(
+                f"class {number} is {name!r}, which is none of the {len(names)} classes that the "
+                f"checkpoint was trained on, from {names[0]!r} to {names[-1]!r}"
+            )
+    return tuple((label_of[name],) for name in classes)
 
 
 def wnid_labels(
@@ -209,7 +239,12 @@ def _labels_of(names: str, label_of: Mapping[str, int], folder: str) -> tuple[in
 
 
 def _open_parts(
-    kind: Kind, path: str, num_classes: int, mappings: Path | None, seed: int
+    kind: Kind,
+    path: str,
+    num_classes: int,
+    names: Sequence[str],
+    mappings: Path | None,
+    seed: int,
 ) -> Iterator[Part]:
     if kind == "c":
         return _parts_c(_corrupted_folders(Path(path).expanduser()))
@@ -232,7 +267,7 @@ def _open_parts(
             accepted = objectnet_labels(images.classes, folder)
             part = Part(name="", images=images, accepted=accepted, border=OBJECTNET_BORDER)
         case _:
-            accepted = plain_labels(images.classes, num_classes)
+            accepted = plain_labels(images.classes, num_classes, names)
             if kind == "corrupted":
                 return _parts_corrupted(images, accepted, seed)
             part = Part(name="", images=images, accepted=accepted)

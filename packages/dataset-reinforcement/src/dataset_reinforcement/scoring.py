@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassCalibrationError
 
+from dataset_reinforcement.images import ImageDecodeError
 from dataset_reinforcement.robustness import Part
 
 
@@ -174,7 +175,13 @@ class _CenterViews(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, place: int) -> tuple[Tensor, int]:
         index = self.indices[place]
-        image, border = self.part.images.load(index), self.part.border
+        image, border = self._load(index), self.part.border
         if border:
             image = image[:, border:-border, border:-border]
         return self.view(image), self.part.images.label(index)
+
+    def _load(self, index: int) -> Tensor:
+        try:
+            return self.part.images.load(index)
+        except ImageDecodeError as error:
+            raise ImageDecodeError(f"{error}; mend or remove the file") from error

@@ -7,6 +7,8 @@ masks (`segmentation_data`).
 Shapes: B images, C classes, S pixels.
 """
 
+from typing import Any
+
 import lightning
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
 from dataset_reinforcement.class_count import check_classes
-from dataset_reinforcement.config import plain
+from dataset_reinforcement.config import EmaConfig, plain
 from dataset_reinforcement.features import Features
 from dataset_reinforcement.segmentation_data import SegmentationBatch
 from dataset_reinforcement.segmentation_images import IGNORED
@@ -27,6 +29,7 @@ from dataset_reinforcement.transfer_config import (
     TransferOptimConfig,
 )
 from dataset_reinforcement.transfer_optim import configure_transfer
+from tenfold.ema import moving_average
 
 ATROUS_RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
 """Rates of the head by the trunk's stride (Chen et al. 2017, arXiv 1706.05587)."""
@@ -62,6 +65,7 @@ class SegmentationModule(lightning.LightningModule):
         backbone: The trunk and where its weights come from.
         model: Classes, stride and auxiliary loss.
         optim: Rates and schedule.
+        ema: Moving average of the weights.
     """
 
     unit = "images"
@@ -73,26 +77,38 @@ class SegmentationModule(lightning.LightningModule):
         backbone: BackboneConfig = BackboneConfig(),
         model: SegmentationConfig = SegmentationConfig(),
         optim: TransferOptimConfig = TransferOptimConfig(lr=0.02, total_steps=1),
+        ema: EmaConfig = EmaConfig(),
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(plain(backbone=backbone, model=model, optim=optim))
+        self.save_hyperparameters(plain(backbone=backbone, model=model, optim=optim, ema=ema))
         self.model_config = model
         self.optim_config = optim
+        self.backbone_config = backbone
         self.network = DeepLab(backbone, model)
+        self.ema = moving_average(self.network, momentum=ema.momentum) if ema.momentum else None
         for name in ("mean", "std"):
             values = torch.tensor(getattr(backbone, name)).view(3, 1, 1)
             self.register_buffer(name, values, persistent=False)
         self.iou = MulticlassJaccardIndex(model.classes, ignore_index=IGNORED)
+        self.iou_ema = MulticlassJaccardIndex(model.classes, ignore_index=IGNORED)
 
     def setup(self, stage: str) -> None:
         """Compare the head with the data's classes and, to train, load `backbone.init_from`."""
         check_classes(self, self.model_config.classes)
         if stage == "fit":
             self.network.features.start()
+            if self.ema is not None:
+                self.ema.set(self.network)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return SGD with a smaller rate for the trunk."""
         return configure_transfer(self.network.features, self.network, self.optim_config)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and let the moving average follow; micro-batches do not count."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update(self.network)
 
     def training_step(self, batch: SegmentationBatch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of the pixels that have a class."""
@@ -116,7 +132,7 @@ class SegmentationModule(lightning.LightningModule):
         return self.network(self._normalise(image))[0].float()
 
     def validation_step(self, batch: SegmentationBatch, batch_idx: int) -> None:
-        """Measure the intersection over union."""
+        """Measure the intersection over union, of the moving average too."""
         self._score("val", batch)
 
     def test_step(self, batch: SegmentationBatch, batch_idx: int) -> None:
@@ -124,10 +140,19 @@ class SegmentationModule(lightning.LightningModule):
         self._score("test", batch)
 
     def _score(self, stage: str, batch: SegmentationBatch) -> None:
-        for logits, mask in zip(self(batch["image"]), batch["mask"], strict=True):
-            self.iou.update(self._enlarged(logits[None], mask.shape), mask[None])
         size = self.count_units(batch)
+        self._compare(self.iou, self(batch["image"]), batch)
         self.log(f"{stage}/miou", self.iou, prog_bar=True, batch_size=size)
+        if self.ema is not None:
+            averaged, _ = self.ema(self._normalise(batch["image"]))
+            self._compare(self.iou_ema, averaged, batch)
+            self.log(f"{stage}/miou_ema", self.iou_ema, batch_size=size)
+
+    def _compare(
+        self, iou: MulticlassJaccardIndex, answers: Tensor, batch: SegmentationBatch
+    ) -> None:
+        for logits, mask in zip(answers, batch["mask"], strict=True):
+            iou.update(self._enlarged(logits[None], mask.shape), mask[None])
 
     def _normalise(self, image: Tensor) -> Tensor:
         return (image / 255 - self.mean) / self.std

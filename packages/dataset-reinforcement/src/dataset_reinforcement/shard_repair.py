@@ -24,6 +24,7 @@ def restore_shards(
     job: ShardJob,
     lost: Sequence[Part],
     *,
+    first_view: int,
     settings: Mapping[str, Any],
     workers: int = 1,
     ray_address: str | None = None,
@@ -33,6 +34,7 @@ def restore_shards(
     Args:
         job: What the store was made with.
         lost: Parts with those shards alone that are lost.
+        first_view: See `shard_tasks`.
         settings: What the run shares with the one that made the store.
         workers: Number of processes.
         ray_address: Run on Ray instead.
@@ -48,7 +50,9 @@ def restore_shards(
         shards[0].file,
     )
     aside = job.store / ASIDE
-    tasks = {key: task for part in lost for key, task in shard_tasks(part).items()}
+    tasks = {
+        key: task for part in lost for key, task in shard_tasks(part, first_view=first_view).items()
+    }
     run_jobs(
         partial(restore_shard, job, {shard.file: shard.sha256 for shard in shards}),
         tasks,

@@ -79,7 +79,14 @@ def pack(images: str, store: Path, out: Path, *, shard_size: int = 1000) -> None
     ]
     info = {**reinforced.info.to_json(), "parts": []}
     write_index(out, entries, store=info, num_views=reinforced.num_views)
-    logger.info("packed %d images into %d shards in %s", len(source), len(entries), out)
+    packed = sum(entry.num_samples for entry in entries)
+    logger.info(
+        "packed %d images into %d shards in %s, %d left out",
+        packed,
+        len(entries),
+        out,
+        len(source) - packed,
+    )
 
 
 class PackedImages:
@@ -119,6 +126,8 @@ class PackedImages:
         rank: int,
         world_size: int,
         workers: int,
+        quarantine: Path,
+        max_bad_fraction: float = 0.01,
         pin_memory: bool = False,
     ) -> "PackedLoader":
         """Return a rank's batches from a place of the endless order on.
@@ -131,6 +140,8 @@ class PackedImages:
             rank: This rank, from 0.
             world_size: Number of ranks.
             workers: Loader processes.
+            quarantine: File that lists the samples that could not be used.
+            max_bad_fraction: Largest share of them, [0, 1).
             pin_memory: Whether batches go to the device faster.
         """
         images = {"image": IMAGE_EXTENSIONS, "cls": ("cls",)}
@@ -147,7 +158,10 @@ class PackedImages:
             num_batches=num_batches,
             rank=rank,
             world_size=world_size,
+            quarantine=quarantine,
+            max_bad_fraction=max_bad_fraction,
         )
+        stream.quarantine.option = "data.max_bad_fraction"
         stream.position = start
         total = start + num_batches * batch_size * world_size
         return PackedLoader(
@@ -260,6 +274,7 @@ def _check_groups(info: StoreInfo, shard_size: int) -> None:
 
 def _samples(source: ImageSource, store: Store, images: range) -> Iterator[dict[str, Any]]:
     for index in images:
+        store.check_content(source, index)
         try:
             extension, data = _encoded(source, store, index)
         except ImageDecodeError as error:
@@ -274,7 +289,7 @@ def _samples(source: ImageSource, store: Store, images: range) -> Iterator[dict[
 
 def _encoded(source: ImageSource, store: Store, index: int) -> tuple[str, bytes]:
     if isinstance(source, FolderImages):
-        path = source.folder / source.key(index)
+        path = source.path(index)
         extension = path.suffix.lower().removeprefix(".").replace("jpeg", "jpg")
         if extension in IMAGE_EXTENSIONS:
             data = path.read_bytes()

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from dataset_reinforcement.config import ModelConfig
-from dataset_reinforcement.device import choose_device
 from dataset_reinforcement.model import build_model
-from dataset_reinforcement.weights import fit_config, read_weights
+from dataset_reinforcement.weights import fit_config, read_classifier
 from tenfold import checkpoints
-from tenfold.cli.evaluating import find_checkpoint
+from tenfold.devices import choose_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +20,14 @@ class Student:
     Attributes:
         network: From normalised images to logits, in `eval()`.
         config: Name, classes, image size, mean and deviation.
+        classes: Names of its classes; none where its checkpoint has none.
         device: Where the network is.
         bf16: Whether it runs under bfloat16 autocast.
     """
 
     network: nn.Module
     config: ModelConfig
+    classes: tuple[str, ...]
     device: torch.device
     bf16: bool = False
 
@@ -58,11 +59,12 @@ def load_student(
         ValueError: No such device, no checkpoint of `fit`, or no moving average in it.
     """
     place = choose_device(device)
-    path = find_checkpoint(checkpoint)
+    path = checkpoints.find(checkpoint)
     config = model_config(path)
     network = build_model(config.name, num_classes=config.classes, image_size=config.image_size)
-    network.load_state_dict(read_weights(path, ema=ema))
-    return Student(network.to(place).eval(), config, place, bf16)
+    saved = read_classifier(path, ema=ema)
+    network.load_state_dict(saved.weights)
+    return Student(network.to(place).eval(), config, saved.classes, place, bf16)
 
 
 def model_config(checkpoint: Path) -> ModelConfig:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,11 @@ class TarImages:
     def num_bytes(self, index: int) -> int:
         """Return the size of the encoded image."""
         return self._places[index].num_bytes
+
+    def checksum(self, index: int) -> int:
+        """Return the CRC-32 of the encoded image."""
+        place = self._places[index]
+        return zlib.crc32(self._tars[place.tar].read(place.key, place.extension))
 
     def label(self, index: int) -> int:
         """Return the label."""

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset_reinforcement.teacher_config import RGB, MemberConfig, Precision, TeacherConfig
-from dataset_reinforcement.teacher_members import build_member, weights_sha256
+from dataset_reinforcement.teacher_members import build_member
+from tenfold.digests import weights_sha256
 
 __all__ = ["Member", "Teacher", "build_teacher"]
 
@@ -135,16 +136,26 @@ def prepare(images: Tensor, *, size: int | None, mean: RGB, std: RGB) -> Tensor:
 
 
 def build_teacher(
-    config: TeacherConfig, *, num_classes: int, device: torch.device | str = "cpu"
+    config: TeacherConfig,
+    *,
+    num_classes: int,
+    classes: Sequence[str] = (),
+    device: torch.device | str = "cpu",
 ) -> Teacher:
     """Build a teacher with its weights.
 
+    Args:
+        config: Its members.
+        num_classes: Outputs of each head.
+        classes: Names of the classes of the views, which those of a checkpoint must be.
+        device: Where they run.
+
     Raises:
         FileNotFoundError: A checkpoint is missing.
-        ValueError: A model is unknown, or a head has another number of classes.
+        ValueError: A model is unknown, or it has other classes.
     """
     return Teacher(
-        [_member(member, num_classes) for member in config.members],
+        [_member(member, num_classes, classes) for member in config.members],
         device=device,
         precision=config.precision,
         compile=config.compile,
@@ -152,6 +163,6 @@ def build_teacher(
     )
 
 
-def _member(config: MemberConfig, num_classes: int) -> Member:
-    built = build_member(config, num_classes=num_classes)
+def _member(config: MemberConfig, num_classes: int, classes: Sequence[str]) -> Member:
+    built = build_member(config, num_classes=num_classes, classes=classes)
     return Member(name=built.name, network=built.network, **built.inputs._asdict())

@@ -16,7 +16,7 @@ class MemberConfig:
         model: A timm name (`resnext101_32x8d.fb_wsl_ig1b_ft_in1k`), or `conv<width>`,
             `separable<width>`. Model, size, mean and std of a checkpoint of `fit` stand in it: need
             not be given, and must not be others.
-        checkpoint: safetensors, a checkpoint of `fit`, or a torch file of tensors only.
+        checkpoint: safetensors, a run folder or checkpoint of `fit`, or a torch file of tensors.
         pretrained: Take timm's weights instead.
         size: Side to which views are resized for this member; by default the checkpoint's, or
             timm's own for the model.

@@ -1,11 +1,11 @@
 """Build the networks of a teacher, with their weights and the input that they were trained for."""
 
-import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from dataset_reinforcement.class_names import check_same_names
 from dataset_reinforcement.config import ModelConfig
 from dataset_reinforcement.model import OURS, build_model
 from dataset_reinforcement.teacher_config import RGB, MemberConfig
@@ -28,14 +28,20 @@ class BuiltMember(NamedTuple):
     inputs: Inputs
 
 
-def build_member(config: MemberConfig, *, num_classes: int) -> BuiltMember:
+def build_member(
+    config: MemberConfig, *, num_classes: int, classes: Sequence[str] = ()
+) -> BuiltMember:
     """Build a network with its weights.
+
+    Args:
+        config: The member.
+        num_classes: Outputs of its head.
+        classes: Names of the classes of its views, which those of a checkpoint must be.
 
     Raises:
         FileNotFoundError: The checkpoint is missing.
         ValueError: The model is unknown, its weights do not fit, its input is not known or not
-            that of the checkpoint, or its head has another number of classes: a new head would
-            answer at random.
+            that of the checkpoint, or it has other classes: a new head would answer at random.
     """
     if config.checkpoint is None:
         return _pretrained(config, num_classes)
@@ -50,17 +56,9 @@ def build_member(config: MemberConfig, *, num_classes: int) -> BuiltMember:
             f"teacher checkpoint {config.checkpoint} does not fit {name} of {num_classes} "
             f"classes: {unlike}"
         )
+    check_same_names(saved.classes, classes, f"teacher checkpoint {config.checkpoint}")
     network.load_state_dict(saved.weights)
     return BuiltMember(name, network, inputs)
-
-
-def weights_sha256(network: nn.Module) -> str:
-    """Return the hex SHA-256 of all tensors of a network: names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
 
 
 def _trained(config: MemberConfig, saved: ModelConfig) -> tuple[str, Inputs]:
@@ -145,8 +143,3 @@ def _unlike(network: nn.Module, weights: dict[str, Tensor]) -> str | None:
         if own[name].shape != weights[name].shape:
             return f"{name} is {list(weights[name].shape)}, the model's {list(own[name].shape)}"
     return None
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return plain.numpy().data

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from dataset_reinforcement.config import IMAGENET_MEAN, IMAGENET_STD, LossConfig, ModelConfig
 from dataset_reinforcement.data import ReinforcementData
-from dataset_reinforcement.device import choose_device
 from dataset_reinforcement.evaluation_images import evaluation_augment
 from dataset_reinforcement.images import open_images
 from dataset_reinforcement.module import ReinforcementModule
@@ -26,12 +25,14 @@ from dataset_reinforcement.scoring import score_part
 from dataset_reinforcement.study_report import StudyResult, plot_study, report
 from dataset_reinforcement.teacher import build_teacher
 from dataset_reinforcement.teacher_config import RGB, TeacherConfig
+from dataset_reinforcement.weights import weights_file
 from tenfold import atomic
 from tenfold.augment.config import AugmentConfig
 from tenfold.augment.params import ViewParams
 from tenfold.bare_trainer import bare_trainer
 from tenfold.callbacks import StepSeed
 from tenfold.cli.quiet import silence_adverts
+from tenfold.devices import choose_device
 from tenfold.jobs import run_jobs
 from tenfold.optim_config import OptimConfig
 
@@ -165,7 +166,7 @@ def study_runs(
     runs: dict[str, StudyRun] = {}
     for name, teacher in teachers.items():
         paths = [member.checkpoint for member in teacher.members if member.checkpoint is not None]
-        weights = tuple(atomic.sha256_file(path) for path in paths)
+        weights = tuple(atomic.sha256_file(weights_file(path)) for path in paths)
         runs[_key(name)] = StudyRun(
             data=data, teacher=teacher, weights=weights, student=None, seed=0
         )
@@ -212,7 +213,9 @@ def measure(run: StudyRun, folder: Path, *, workers: int, device: torch.device) 
 def _teacher_accuracy(run: StudyRun, device: torch.device) -> float:
     data, held_out = run.data, open_images(run.data.val)
     classes = len(held_out.classes)
-    teacher = build_teacher(run.teacher, num_classes=classes, device=device)
+    teacher = build_teacher(
+        run.teacher, num_classes=classes, classes=held_out.classes, device=device
+    )
     shown = evaluation_augment(data.augment.size, resize=data.eval_resize or None)
     score = score_part(
         lambda batch: teacher.probabilities(batch).log().cpu(),

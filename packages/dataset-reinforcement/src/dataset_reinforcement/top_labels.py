@@ -20,7 +20,7 @@ class TopLabels(NamedTuple):
         classes: uint16 `[B, K]`.
         probabilities: float32 `[B, K]`, falling; equal ones by class number.
         entropy: float32 `[B]`, of the label completed to all classes, nats.
-        num_renormalised: Rows whose sum exceeded 1 by rounding and was divided by.
+        num_renormalised: Rows whose sum exceeded 1 by rounding and which were divided by it.
     """
 
     classes: NDArray[np.uint16]
@@ -29,15 +29,21 @@ class TopLabels(NamedTuple):
     num_renormalised: int
 
 
-def top_labels(probabilities: Tensor, top_k: int) -> TopLabels:
+def top_labels(probabilities: Tensor, top_k: int, *, renormalise: bool = True) -> TopLabels:
     """Return the `top_k` largest of probabilities `[B, C]`, K at most C.
 
     `torch.topk` leaves open which of equal probabilities it takes; a stable sort does not.
+
+    Args:
+        probabilities: Of a teacher.
+        top_k: K.
+        renormalise: Whether rows that sum to more than 1 are divided by their sum; the official
+            code stores them as they are.
     """
     values, classes = probabilities.float().sort(dim=-1, descending=True, stable=True)
     values, classes = values[:, :top_k], classes[:, :top_k]
     sums = values.sum(-1, keepdim=True)
-    exceeds = sums > 1
+    exceeds = (sums > 1) & renormalise
     values = torch.where(exceeds, values / sums, values)
     stored = values.cpu().numpy()
     return TopLabels(

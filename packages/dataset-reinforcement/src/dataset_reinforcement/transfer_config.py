@@ -13,8 +13,8 @@ class BackboneConfig:
 
     Args:
         name: A timm model with features at strides 4, 8, 16 and 32, such as `resnet50`.
-        init_from: Weights that a new run starts from: a checkpoint of `fit`, safetensors or a torch
-            file of tensors; None for random ones.
+        init_from: Weights that a new run starts from: a run folder or checkpoint of `fit`,
+            safetensors or a torch file of tensors; None for random ones.
         ema: Take the moving average of the checkpoint.
         mean: Mean of each channel over 0..1, as when it was trained.
         std: Standard deviation of each channel.
@@ -86,7 +86,8 @@ class TransferOptimConfig:
         total_steps: Optimiser steps of the run.
         backbone_lr_scale: Learning rate of the trunk as share of `lr`.
         milestones: Shares of the run at which the rate is multiplied by `gamma`; none for one
-            cosine to 0.
+            cosine.
+        min_lr: Learning rate of the heads at the end of the cosine.
         gamma: Factor of a milestone.
         warmup_steps: Steps of the linear warm-up.
         momentum: Of SGD.
@@ -97,6 +98,7 @@ class TransferOptimConfig:
     total_steps: int
     backbone_lr_scale: float = 0.1
     milestones: tuple[float, ...] = ()
+    min_lr: float = 0.0
     gamma: float = 0.1
     warmup_steps: int = 500
     momentum: float = 0.9
@@ -106,6 +108,8 @@ class TransferOptimConfig:
         _require(0 < self.lr < math.inf, "optim.lr", "must be > 0", self.lr)
         _require(self.total_steps > 0, "optim.total_steps", "must be > 0", self.total_steps)
         _require(0 <= self.momentum < 1, "optim.momentum", "must lie in [0, 1)", self.momentum)
+        least = f"must lie in 0..{self.lr}"
+        _require(0 <= self.min_lr <= self.lr, "optim.min_lr", least, self.min_lr)
         for name in ("backbone_lr_scale", "gamma", "warmup_steps", "weight_decay"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"optim.{name}", "must be >= 0", value)
@@ -122,7 +126,9 @@ class TransferOptimConfig:
             passed = sum(step >= milestone * self.total_steps for milestone in self.milestones)
             return self.gamma**passed
         progress = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
-        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        left = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        lowest = self.min_lr / self.lr
+        return lowest + (1 - lowest) * left
 
 
 def _require(holds: bool, name: str, expectation: str, value: object) -> None:

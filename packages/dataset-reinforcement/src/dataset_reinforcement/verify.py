@@ -1,8 +1,10 @@
 """The verb `verify`: is a store whole, and does its teacher still say what is stored?"""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from dataset_reinforcement.device import choose_device
+from dataset_reinforcement.generation_options import check_checkpoints
 from dataset_reinforcement.images import ImageSource, open_images
 from dataset_reinforcement.store.columns import Reinforcement
 from dataset_reinforcement.store.reading import Store
@@ -20,6 +22,7 @@ from dataset_reinforcement.views import make_view
 from tenfold import keyed
 from tenfold.augment.mixing import to_float
 from tenfold.augment.pipeline import Augment
+from tenfold.devices import choose_device
 
 TOLERANCE = {"fp32": 2e-3, "bf16": 3e-2}
 """Largest |dp| to expect from storage in half precision and from another device's rounding."""
@@ -55,12 +58,14 @@ def verify(
     tolerance: float | None = None,
     seed: int = 0,
     device: str = "cpu",
+    every_image: bool = False,
     allow_other_versions: bool = False,
 ) -> int:
     """Hash a store's files, and ask its teacher again about some of its views.
 
     The views are made from the stored parameters, as in training. As a check of the check, the same
-    is done with parameters that belong to another view: this must be noticed.
+    is done with parameters that belong to another view: this must be noticed. The bytes of the
+    images that are needed are compared with the recorded checksums.
 
     Args:
         store: Folder that `generate` made.
@@ -70,26 +75,35 @@ def verify(
         tolerance: Largest accepted |dp|; by default 0.002 in fp32, 0.03 in bf16.
         seed: Keys the choice of views.
         device: `auto`, `cpu`, `cuda` or `cuda:<number>`.
+        every_image: Compare the bytes of all images, which reads the whole data set.
         allow_other_versions: Go on under other library versions than the store was made with.
 
     Returns:
-        1 when a file is damaged or a probability is beyond the tolerance, else 0.
+        1 when a file is damaged, an image of `every_image` changed, or a probability is beyond the
+        tolerance, else 0.
 
     Raises:
         FileNotFoundError: Store, images or checkpoint are missing.
-        ValueError: The images or the teacher are not the store's, or there is no such device.
+        ValueError: The images or the teacher are not the store's, an option is impossible, or there
+            is no such device.
     """
-    if sample < 1:
-        raise ValueError(f"sample must be >= 1, got {sample}")
+    _check_options(sample, tolerance)
+    check_checkpoints(teacher)
     place = choose_device(device)
     opened, source = Store.open(Path(store)), open_images(images)
+    network = build_teacher(
+        teacher, num_classes=len(opened.classes), classes=opened.classes, device=place
+    )
+    _check_teacher(opened, network)
     console = Console(soft_wrap=True, markup=False)
     if damaged := opened.verify_checksums():
         console.print(f"{store}: {len(damaged)} files are damaged: {', '.join(damaged[:5])}")
         return 1
     opened.check_source(source, allow_other_versions=allow_other_versions)
-    network = build_teacher(teacher, num_classes=len(source.classes), device=place)
-    _check_teacher(opened, network)
+    if every_image and (changed := changed_images(opened, source)):
+        named = ", ".join(map(repr, changed[:5]))
+        console.print(f"{images}: {len(changed)} images have other bytes than recorded: {named}")
+        return 1
     limit = TOLERANCE[teacher.precision] if tolerance is None else tolerance
     pairs = choose_pairs(opened, sample, seed=seed)
     found = measure(opened, source, network, pairs)
@@ -117,6 +131,22 @@ def choose_pairs(store: Store, sample: int, *, seed: int) -> list[tuple[int, int
     return [(images[n // store.num_views], n % store.num_views) for n in numbers]
 
 
+def changed_images(store: Store, source: ImageSource) -> list[str]:
+    """Read all images and return the keys of those with another checksum than is recorded.
+
+    Raises:
+        ValueError: None is recorded.
+    """
+    recorded = store.recorded.checksums
+    if (recorded < 0).all():
+        raise ValueError(
+            f"{store.path} has no checksums of its images (imported, or made by an earlier "
+            "version): leave every_image out"
+        )
+    known = np.flatnonzero(recorded >= 0).tolist()
+    return [source.key(image) for image in known if source.checksum(image) != recorded[image]]
+
+
 def measure(
     store: Store, source: ImageSource, teacher: Teacher, pairs: Sequence[tuple[int, int]]
 ) -> Deviation:
@@ -134,10 +164,10 @@ def measure(
     for start in range(0, len(pairs), teacher.batch):
         part = pairs[start : start + teacher.batch]
         stored = [store.read(image, view) for image, view in part]
-        right += _deviations(augment, source, teacher, part, stored, stored)
+        right += _deviations(augment, store, source, teacher, part, stored, stored)
         if store.num_views > 1:
             others = [store.read(image, (view + 1) % store.num_views) for image, view in part]
-            shuffled += _deviations(augment, source, teacher, part, others, stored)
+            shuffled += _deviations(augment, store, source, teacher, part, others, stored)
     return Deviation(
         np.array(right, dtype=np.float32),
         np.array(shuffled, dtype=np.float32) if shuffled else None,
@@ -146,6 +176,7 @@ def measure(
 
 def _deviations(
     augment: Augment,
+    store: Store,
     source: ImageSource,
     teacher: Teacher,
     pairs: Sequence[tuple[int, int]],
@@ -154,13 +185,20 @@ def _deviations(
 ) -> list[float]:
     """Return the largest |dp| of each view made from `drawn` against what is `stored`."""
     made = [
-        make_view(augment, source.load, entry.own, entry.mix, image)
+        make_view(augment, partial(store.load, source), entry.own, entry.mix, image)
         for (image, _), entry in zip(pairs, drawn, strict=True)
     ]
     views = torch.stack([to_float(v) if v.dtype == torch.uint8 else v for v in made])
     probabilities = teacher.probabilities(views).cpu().numpy()
     rows = zip(probabilities, stored, strict=True)
     return [float(np.abs(row[e.classes] - e.probabilities).max()) for row, e in rows]
+
+
+def _check_options(sample: int, tolerance: float | None) -> None:
+    if sample < 1:
+        raise ValueError(f"sample must be >= 1, got {sample}")
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance must be >= 0, got {tolerance:g}")
 
 
 def _check_teacher(store: Store, teacher: Teacher) -> None:

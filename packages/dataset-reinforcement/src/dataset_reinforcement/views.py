@@ -36,6 +36,7 @@ def draw_reinforcement(
     sizes: Sizes,
     *,
     partner_group: int | None = None,
+    partner_pool: int | None = None,
 ) -> tuple[ViewParams, MixParams | None]:
     """Draw the augmentation of one view; it depends on seed, index, view and sizes alone.
 
@@ -49,6 +50,8 @@ def draw_reinforcement(
         sizes: Sizes of all images in pixels.
         partner_group: Partners come from the same group of so many consecutive images; None for
             the whole data set.
+        partner_pool: So many consecutive images share as many partners, which are drawn from the
+            whole data set: few images to read, of any class even where the order is by class.
 
     Raises:
         ValueError: The image is unusable.
@@ -63,7 +66,13 @@ def draw_reinforcement(
     mixup, cutmix = draw_mix(rng, augment.config)
     if mixup is None and cutmix is None:
         return own, None
-    partner = _draw_partner(rng, index, sizes, partner_group)
+    if partner_pool is not None:
+        slot = int(rng.integers(partner_pool))
+        own_partner = keyed.generator("partner", seed, index // partner_pool, slot)
+        partner = _draw_usable(own_partner, sizes, 0, len(sizes))
+    else:
+        first, stop = _group(index, len(sizes), partner_group)
+        partner = _draw_usable(rng, sizes, first, stop)
     height, width = (int(side) for side in sizes[partner])
     partner_view = augment.draw(rng, height, width)
     return own, MixParams(partner, partner_view, mixup, cutmix)
@@ -114,30 +123,38 @@ def make_view(
     )
 
 
-def check_partner_group(augment: AugmentConfig, partner_group: int | None) -> None:
-    """Refuse a group of partners that is too small or of no use.
+def check_partners(
+    augment: AugmentConfig, *, partner_group: int | None, partner_pool: int | None
+) -> None:
+    """Refuse partners that are too few, of no use, or chosen in two ways.
 
     Raises:
-        ValueError: It is.
+        ValueError: They are.
     """
-    if partner_group is None:
-        return
-    if partner_group < 1:
-        raise ValueError(f"partner_group must be >= 1 or null, got {partner_group}")
-    if not augment.mixes:
+    for name, value in (("partner_group", partner_group), ("partner_pool", partner_pool)):
+        if value is None:
+            continue
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1 or null, got {value}")
+        if not augment.mixes:
+            raise ValueError(
+                f"{name} is {value}, but the augmentation mixes no images: leave it out"
+            )
+    if partner_group is not None and partner_pool is not None:
         raise ValueError(
-            f"partner_group is {partner_group}, but the augmentation mixes no images: leave it out"
+            f"partner_group is {partner_group} and partner_pool {partner_pool}: give one of them"
         )
 
 
-def _draw_partner(
-    rng: np.random.Generator, index: int, sizes: Sizes, partner_group: int | None
-) -> int:
-    first, stop = 0, len(sizes)
-    if partner_group is not None:
-        first = index // partner_group * partner_group
-        stop = min(first + partner_group, stop)
-    while True:  # ends: the image itself is usable
+def _group(index: int, num_images: int, size: int | None) -> tuple[int, int]:
+    if size is None:
+        return 0, num_images
+    first = index // size * size
+    return first, min(first + size, num_images)
+
+
+def _draw_usable(rng: np.random.Generator, sizes: Sizes, first: int, stop: int) -> int:
+    while True:  # ends: the image that looks for a partner is usable itself
         partner = int(rng.integers(first, stop))
         if sizes[partner][0]:
             return partner

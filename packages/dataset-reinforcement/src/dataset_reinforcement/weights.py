@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 NETWORK = "network."
 EMA = "ema.module."
+CLASSES = "classes"
+"""Key below which a checkpoint of `fit` keeps its class names."""
+
 WRAPPERS = ("state_dict", "model")
 """Keys below which other libraries' checkpoint files keep the weights."""
 
@@ -25,17 +28,27 @@ _DESCRIBING = {"name", "classes", "image_size", "mean", "std"}
 
 
 class SavedClassifier(NamedTuple):
-    """Weights by name; and the model's configuration, which only checkpoints of `fit` have."""
+    """Weights by name; configuration and class names, which only checkpoints of `fit` have."""
 
     weights: dict[str, Tensor]
     config: ModelConfig | None
+    classes: tuple[str, ...] = ()
+
+
+def weights_file(path: Path) -> Path:
+    """Return the file of weights that `path` names: itself, or a run folder's newest checkpoint.
+
+    Raises:
+        CheckpointError: It is a folder without a checkpoint that verifies.
+    """
+    return checkpoints.find(path) if path.is_dir() else path
 
 
 def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     """Read the weights of a classifier, named as `build_model`'s module names them.
 
     Args:
-        path: `.safetensors`, a checkpoint of `fit`, or a torch file of tensors.
+        path: `.safetensors`, a run folder or checkpoint of `fit`, or a torch file of tensors.
         ema: Whether to take the moving average of a checkpoint of `fit`.
 
     Raises:
@@ -52,6 +65,7 @@ def read_classifier(path: Path, *, ema: bool = False) -> SavedClassifier:
         FileNotFoundError: There is no such file.
         ValueError: It holds no weights, no moving average, or more than tensors and plain values.
     """
+    path = weights_file(path)
     if not path.is_file():
         raise FileNotFoundError(f"there are no weights at {path}")
     if path.suffix == ".safetensors":
@@ -66,7 +80,7 @@ def read_classifier(path: Path, *, ema: bool = False) -> SavedClassifier:
         raise ValueError(f"{path} is no checkpoint of `fit` and has no moving average")
     if not tensors:
         raise ValueError(f"{path} has no {'moving average' if ema else 'weights'}")
-    return SavedClassifier(tensors, fit_config(content))
+    return SavedClassifier(tensors, fit_config(content), saved_classes(content))
 
 
 def fit_config(content: Any) -> ModelConfig | None:
@@ -81,13 +95,22 @@ def fit_config(content: Any) -> ModelConfig | None:
     return ModelConfig(**{**saved, **listed, "init_from": None})
 
 
+def saved_classes(content: Any) -> tuple[str, ...]:
+    """Return the class names in a checkpoint of `fit`, none in any other content."""
+    if fit_config(content) is None:
+        return ()
+    return tuple(content.get(CLASSES, ()))
+
+
 def start_from(network: nn.Module, path: Path) -> None:
-    """Load the body of `network` from a file; the head keeps its random weights.
+    """Load the body of `network` from what `read_weights` reads; the head stays random.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The body has other tensors than the file.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"model.init_from {path} does not exist")
     saved = read_weights(path)
     head = _head_names(network)
     own = {name: tensor for name, tensor in network.state_dict().items() if name not in head}

@@ -1,1 +1,1 @@
-"""A classifier of handwritten digits."""
+"""MobileCLIP: multi-modal reinforced training, folding and export of small CLIPs."""

@@ -1,7 +1,8 @@
 """Options of a replayable augmentation; standard library only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self, cast
 
 Crop = Literal["random_resized", "random", "center", "none"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -102,6 +103,15 @@ class AugmentConfig:
             f"must lie in 0..{self.bins - 1}",
             self.magnitude,
         )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the configuration whose fields JSON has kept, with lists for tuples."""
+        plain: dict[str, Any] = dict(values)
+        for name, value in values.items():
+            if isinstance(value, list):
+                plain[name] = tuple(cast("list[Any]", value))
+        return cls(**plain)
 
     @property
     def mixes(self) -> bool:

@@ -13,13 +13,19 @@ import lightning
 def go_on_in_epoch(trainer: lightning.Trainer) -> None:
     """Take back the end of the epoch where a shorter run has ended and this one has more batches.
 
+    Data without a length have more as long as the run has steps to go.
+
     Lightning believes the checkpoint's word that its batch was the last one of the data, and would
     count empty epochs. Call it when training starts: before, the number of batches is not known.
     """
     fit_loop = trainer.fit_loop
     batches = fit_loop.epoch_loop.batch_progress
     length = fit_loop.max_batches
-    if not batches.is_last_batch or not batches.current.ready < length or math.isinf(length):
+    if math.isinf(length):
+        has_more = trainer.global_step < trainer.max_steps
+    else:
+        has_more = batches.current.ready < length
+    if not (batches.is_last_batch and has_more):
         return
     batches.is_last_batch = False
     for epochs in (fit_loop.epoch_progress.total, fit_loop.epoch_progress.current):

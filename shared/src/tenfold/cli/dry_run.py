@@ -1,6 +1,7 @@
 """`--dry_run`: build everything, train one batch, and show what it takes."""
 
 from collections.abc import Iterable
+from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
@@ -13,10 +14,15 @@ from tenfold.cli.training import TrainingCLI
 def dry_run(cli: TrainingCLI) -> int:
     """Run one training and one validation batch, print parameters and memory, make no run."""
     cli.build()
-    trainer = cli.make_trainer(
-        fast_dev_run=1, logger=False, enable_progress_bar=False, enable_model_summary=False
-    )
-    trainer.fit(cli.model, datamodule=cli.datamodule)
+    with TemporaryDirectory() as folder:  # for what the data would note in the run's folder
+        trainer = cli.make_trainer(
+            fast_dev_run=1,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        trainer.fit(cli.model, datamodule=cli.datamodule)
     console = Console()
     console.print(_parameter_table(cli.model))
     console.print(_memory_table(cli.model, trainer.optimizers, trainer.strategy.root_device))

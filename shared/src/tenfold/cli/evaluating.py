@@ -1,6 +1,7 @@
 """`validate`, `test` and `predict` of a checkpoint, never of untrained weights."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,23 @@ from tenfold import atomic, checkpoints
 from tenfold.callbacks import AtomicCheckpointIO
 from tenfold.cli.training import TrainingCLI
 
+PREDICTIONS = ".safetensors"
+
+find_checkpoint = checkpoints.find
+
 
 def evaluate(cli: TrainingCLI) -> int:
     """Run the verb on `--ckpt_path` and print or write what it yields.
 
     Raises:
         ValueError: No checkpoint is named, it has another shape than the options say, or `predict`
-            has no `--out` or several ranks.
-        CheckpointError: The checkpoint does not verify.
+            has no `--out`, one of another format, or several ranks.
+        CheckpointError: There is no such checkpoint, or it does not verify.
     """
     if cli.config.ckpt_path is None:
         raise ValueError(f"--ckpt_path must be given: {cli.verb} needs a trained model")
-    if cli.verb == "predict" and cli.config.out is None:
-        raise ValueError("--out must be given: predict writes a safetensors file")
+    if cli.verb == "predict":
+        _check_predictions_file(cli.config.out)
     checkpoint = find_checkpoint(cli.config.ckpt_path)
     cli.build()
     trainer = cli.make_trainer(
@@ -39,7 +44,7 @@ def evaluate(cli: TrainingCLI) -> int:
     if not trainer.is_global_zero:
         return 0
     if cli.verb == "predict":
-        _write_predictions(answers, cli.config.out)
+        _write_predictions(answers, cli.config.out, getattr(cli.model, "prediction_metadata", {}))
     else:
         _report(
             {name: value for answer in answers for name, value in answer.items()}, cli.config.out
@@ -71,14 +76,6 @@ def config_of(ckpt_path: Path) -> Path | None:
     return None
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that `path` names: a file, or the newest one of a run folder."""
-    if path.is_dir():
-        folder = path / "checkpoints"
-        return checkpoints.newest(folder if folder.is_dir() else path)
-    return path
-
-
 def _report(metrics: dict[str, float], out: Path | None) -> None:
     table = Table("metric", "value")
     for name, value in sorted(metrics.items()):
@@ -88,12 +85,34 @@ def _report(metrics: dict[str, float], out: Path | None) -> None:
         atomic.write_json(out, metrics)
 
 
-def _write_predictions(batches: list[dict[str, Tensor]], out: Path) -> None:
-    """Join the batches of `predict_step`, dicts of `[B, ...]` tensors, along their first axis."""
+def _check_predictions_file(out: Path | None) -> None:
+    if out is None:
+        raise ValueError("--out must be given: predict writes a safetensors file")
+    if out.suffix != PREDICTIONS:
+        raise ValueError(
+            f"--out must end with {PREDICTIONS}, got {out}: predict writes tensors there and names "
+            "into a .json beside it"
+        )
+
+
+def _write_predictions(
+    batches: list[dict[str, Tensor | list[str]]], out: Path, metadata: Mapping[str, Any]
+) -> None:
+    """Join the batches of `predict_step`, dicts of `[B, ...]` tensors and of lists of B names.
+
+    Tensors go to `out`; names, and what the module says of all predictions in its
+    `prediction_metadata`, to a JSON file beside it.
+    """
     columns: dict[str, list[Tensor]] = defaultdict(list)
+    names: dict[str, list[str]] = defaultdict(list)
     for batch in batches:
         for name, values in batch.items():
-            columns[name].append(values.cpu())
+            if isinstance(values, Tensor):
+                columns[name].append(values.cpu())
+            else:
+                names[name] += values
     joined = {name: torch.cat(values) for name, values in columns.items()}
+    if names or metadata:
+        atomic.write_json(out.with_suffix(".json"), {**names, **metadata})
     checkpoints.save_weights(out, joined, {"format": "predictions"})
     Console().print(f"{len(next(iter(joined.values()), []))} predictions: {out}", soft_wrap=True)

@@ -176,6 +176,7 @@ def run_training(app: App, verb: str, argv: list[str]) -> int:
     if verb in EVALUATION_VERBS:
         from tenfold.cli.evaluating import evaluate
 
+        _check_ckpt_path(argv)
         return evaluate(TrainingCLI(app, verb, _with_config_of_run(argv)))
     cli = TrainingCLI(app, verb, argv)
     from tenfold.cli.fitting import fit
@@ -189,11 +190,29 @@ def _with_config_of_run(argv: list[str]) -> list[str]:
 
     if any(word.partition("=")[0] in ("--config", "-c") for word in argv):
         return argv
+    path = _ckpt_path(argv)
+    config = config_of(path) if path is not None else None
+    return [f"--config={config}", *argv] if config else argv
+
+
+def _check_ckpt_path(argv: list[str]) -> None:
+    """Refuse a path where nothing is before a missing option of its config is complained about.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+    """
+    path = _ckpt_path(argv)
+    if path is not None and not path.exists():
+        raise FileNotFoundError(
+            f"--ckpt_path {path} does not exist: name a checkpoint or a run folder"
+        )
+
+
+def _ckpt_path(argv: list[str]) -> Path | None:
     for word, following in zip(argv, [*argv[1:], ""], strict=False):
         if word.partition("=")[0] == "--ckpt_path":
-            config = config_of(Path(word.partition("=")[2] or following))
-            return [f"--config={config}", *argv] if config else argv
-    return argv
+            return Path(word.partition("=")[2] or following)
+    return None
 
 
 def _add_run_options(parser: LightningArgumentParser) -> None:

@@ -102,6 +102,12 @@ def drawable(name: str) -> tuple[str, ...]:
     )
 
 
+@cache
+def drawable_in_all_faces() -> tuple[str, ...]:
+    """Return the 727 or so characters that every face draws, by code point."""
+    return tuple(sorted(set.intersection(*(set(drawable(face.name)) for face in FACES))))
+
+
 def draw(name: str, character: str, pixels: int) -> Ink:
     """Draw one character with an em of `pixels` pixels."""
     font = _font(name, pixels)

@@ -126,7 +126,7 @@ def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
         if isinstance(value, dict) and value:
             yield from _leaves(cast("dict[str, Any]", value), f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", json.dumps(value)
+            yield f"{prefix}{key}", json.dumps(value, sort_keys=True)
 
 
 def _text_key(key: object, name: str) -> str:

@@ -91,7 +91,7 @@ def affinity_distillation_loss(
         ValueError: No teacher, a number of scales that is neither 1 nor K, a scale that is not
             positive, or shapes that do not fit.
     """
-    scales = _scale_of_each(teacher_scales, len(teachers))
+    scales = scale_of_each(teacher_scales, len(teachers))
     _require_pair(image_ND, text_ND, "image and text embeddings")
     for index, (teacher_image, teacher_text) in enumerate(teachers):
         _require_pair(teacher_image, teacher_text, f"embeddings of teacher {index}")
@@ -174,7 +174,13 @@ def _divergence(student: Tensor, target: _Target) -> Tensor:
     return F.cross_entropy(student, target.probabilities.to(student.dtype)) - target.entropy
 
 
-def _scale_of_each(scales: float | Sequence[float], num_teachers: int) -> list[float]:
+def scale_of_each(scales: float | Sequence[float], num_teachers: int) -> list[float]:
+    """Return one scale a teacher: a single one serves all of them.
+
+    Raises:
+        ValueError: No teacher, a number of scales that is neither 1 nor that of the teachers, or a
+            scale that is not positive.
+    """
     if num_teachers == 0:
         raise ValueError("affinity distillation needs at least one teacher, got none")
     each: list[float] = [*scales] if isinstance(scales, Sequence) else [scales]

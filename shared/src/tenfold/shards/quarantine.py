@@ -35,6 +35,7 @@ class Quarantine:
         self.data = data
         self.num_samples = num_samples
         self.max_bad_fraction = max_bad_fraction
+        self.option = "max_bad_fraction"  # how the user spells it, for the message
         self._known: set[tuple[str, int]] = set()
         self._read_up_to = 0
 
@@ -58,8 +59,9 @@ class Quarantine:
         if len(self) > self.max_bad_fraction * self.num_samples:
             raise ShardError(
                 f"{len(self)} of {self.num_samples} samples are bad, more than "
-                f"max_bad_fraction={self.max_bad_fraction}; the latest: {shard}: sample "
-                f"{key if key is not None else sample!r}: {reason}; all are listed in {self.path}"
+                f"{self.option}={self.max_bad_fraction}; the latest: {shard}: sample "
+                f"{key if key is not None else sample!r}: {reason}; all are listed in {self.path}; "
+                f"mend them or raise {self.option}"
             )
 
     @contextmanager
@@ -93,4 +95,4 @@ class Quarantine:
         file.flush()
         self._read_up_to += len(raw)
         self._known.add((str(line["shard"]), int(line["sample"] or 0)))
-        logger.warning("quarantined %s", raw.decode().strip())
+        logger.warning("quarantined in %s: %s", self.path, raw.decode().strip())

@@ -16,6 +16,7 @@ from tenfold.augment.config import AugmentConfig
 
 INFO = "store.json"
 SCHEMA = 1
+MAX_SHARD_IMAGES = 4096
 
 _FILE = re.compile(r"views-\d+-\d+/shard-\d+\.safetensors")
 
@@ -52,11 +53,13 @@ class Part:
         first: Number of its first view.
         count: Views.
         shards: In order of their images.
+        joined: Whether `merge` wrote it; `generate` cannot restore its files.
     """
 
     first: int
     count: int
     shards: tuple[ShardInfo, ...]
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class StoreInfo:
         versions: Libraries that made the pixels.
         seed: Of the drawn parameters; None where the store was merged or imported.
         partner_group: Images among which partners are drawn; None for all.
+        partner_pool: Images that are the partners of a group of as many; None for all.
+        first_view: Number of the first view as the seed numbers them.
         compat: `apple` for imported stores, whose pixels replay only nearly; else None.
         sources: Of a merged store: what was joined, in order of the views.
         parts: In order of their views.
@@ -134,6 +139,8 @@ class StoreInfo:
     versions: dict[str, str]
     seed: int | None
     partner_group: int | None = None
+    partner_pool: int | None = None
+    first_view: int = 0
     compat: Literal["apple"] | None = None
     sources: tuple[DrawnViews, ...] = ()
     parts: tuple[Part, ...] = ()
@@ -172,7 +179,7 @@ class StoreInfo:
     def drawn(self) -> tuple[DrawnViews, ...]:
         """Seeds and numbers of all views, in order."""
         return self.sources or tuple(
-            DrawnViews(self.seed, part.first, part.count) for part in self.parts
+            DrawnViews(self.seed, self.first_view + part.first, part.count) for part in self.parts
         )
 
     @property
@@ -199,7 +206,7 @@ class StoreInfo:
         values = dict(values)
         digest = values.pop("classes_sha256", None)
         try:
-            values["augment"] = _augment(values["augment"])
+            values["augment"] = AugmentConfig.from_json(values["augment"])
             values["classes"] = tuple(values["classes"])
             values["parts"] = tuple(map(_part, values["parts"]))
             values["sources"] = tuple(DrawnViews(**entry) for entry in values.get("sources", ()))
@@ -269,9 +276,4 @@ def _part(values: dict[str, Any]) -> Part:
     shards = [
         ShardInfo(**{**entry, "images": tuple(entry["images"])}) for entry in values["shards"]
     ]
-    return Part(values["first"], values["count"], tuple(shards))
-
-
-def _augment(values: dict[str, Any]) -> AugmentConfig:
-    pairs = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    return AugmentConfig(**{**values, **pairs})
+    return Part(values["first"], values["count"], tuple(shards), values.get("joined", False))

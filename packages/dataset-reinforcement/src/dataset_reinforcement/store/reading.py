@@ -15,19 +15,21 @@ from numpy.typing import NDArray
 from dataset_reinforcement.store.columns import Reinforcement, unpack
 from dataset_reinforcement.store.info import Part, StoreInfo, read_info
 from dataset_reinforcement.store.integrity import require_whole, shard_problem, written_shards
+from dataset_reinforcement.store.recorded import RecordedImages
 from dataset_reinforcement.store.samples import (
     SAMPLES,
     Sample,
     check_images,
     fingerprint,
     read_samples,
-    read_sizes,
 )
 from dataset_reinforcement.store.shard import ShardReader
 from dataset_reinforcement.store.versions import check_decode, check_versions
 from tenfold.augment.config import AugmentConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dataset_reinforcement.images import ImageSource
 
 _log = logging.getLogger(__name__)
@@ -107,9 +109,14 @@ class Store:
         return read_samples(self.path)
 
     @cached_property
+    def recorded(self) -> RecordedImages:
+        """Sizes and checksums of the images."""
+        return RecordedImages.read(self.path)
+
+    @property
     def sizes(self) -> NDArray[np.int32]:
         """Height and width of the images, int32 `[n, 2]`; 0 and 0 where they are not known."""
-        return read_sizes(self.path)
+        return self.recorded.sizes
 
     def is_reinforced(self, image: int) -> bool:
         """Return whether all views of an image are there."""
@@ -195,19 +202,29 @@ class Store:
                 )
         check_images(self.samples, source)
 
+    def load(self, source: "ImageSource", image: int) -> "Tensor":
+        """Return the pixels of an image of the data set, uint8 `[3, H, W]`.
+
+        Raises:
+            ValueError: It is not the image that the store was made from; names index and key.
+        """
+        return self.recorded.load(source, image)
+
+    def check_content(self, source: "ImageSource", image: int) -> None:
+        """Read an image and make sure that its bytes are those that the store was made from.
+
+        Raises:
+            ValueError: They have another checksum than is recorded; names index and key.
+        """
+        self.recorded.check_content(source, image)
+
     def check_size(self, image: int, height: int, width: int) -> None:
         """Make sure that an image, as decoded now, has the size that its views were drawn for.
 
         Raises:
             ValueError: The store has another size for it; names index and key.
         """
-        stored = tuple(self.sizes[image].tolist())
-        if stored not in ((height, width), (0, 0)):
-            raise ValueError(
-                f"image {image} (key {self.samples[image].key!r}) is {height} x {width} pixels, "
-                f"{stored[0]} x {stored[1]} in {self.path}: it changed, or is decoded otherwise; "
-                "use the data set that the store was made from"
-            )
+        self.recorded.check_size(image, height, width)
 
     def content_sha256(self) -> str:
         """Return the hex digest of what is selected, from the recorded hashes of its shards."""

@@ -29,6 +29,7 @@ _SCHEMA = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("label", pa.int32(), nullable=False),
+        pa.field("crc32", pa.uint32()),
     ]
 )
 
@@ -42,6 +43,8 @@ class Sample(NamedTuple):
         height: Pixels; 0 where it was not decoded (skipped or imported).
         width: Likewise.
         label: Position of its class.
+        crc32: Of the encoded bytes; None where they were not read (imported), and in stores of
+            before.
     """
 
     key: str
@@ -49,6 +52,7 @@ class Sample(NamedTuple):
     height: int
     width: int
     label: int
+    crc32: int | None = None
 
 
 def write_samples(folder: Path, samples: Sequence[Sample]) -> None:
@@ -83,6 +87,17 @@ def read_sizes(folder: Path) -> NDArray[np.int32]:
     return np.stack([table.column(name).to_numpy() for name in ("height", "width")], axis=1)
 
 
+def read_checksums(folder: Path) -> NDArray[np.int64]:
+    """Read the CRC-32 of the images' encoded bytes, int64 `[n]`; -1 for those not recorded.
+
+    Raises:
+        FileNotFoundError: There is no `samples.parquet`.
+        ValueError: It is damaged.
+    """
+    column = _read_table(folder).column("crc32").cast(pa.int64())
+    return column.fill_null(-1).to_numpy()
+
+
 def _read_table(folder: Path) -> pa.Table:
     path = folder / SAMPLES
     if not path.is_file():
@@ -91,6 +106,8 @@ def _read_table(folder: Path) -> pa.Table:
         # `pq.read_table` starts threads, which may abort an interpreter that ends with an error.
         with pq.ParquetFile(pa.BufferReader(path.read_bytes()), pre_buffer=False) as file:
             table = file.read(use_threads=False)
+        if "crc32" not in table.column_names:  # a store of before
+            table = table.append_column(_SCHEMA.field("crc32"), pa.nulls(len(table), pa.uint32()))
         return table.select(_SCHEMA.names).cast(_SCHEMA)
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
@@ -98,7 +115,10 @@ def _read_table(folder: Path) -> pa.Table:
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
-    """Return the hex SHA-256 of all keys, encoded sizes and labels in order."""
+    """Return the hex SHA-256 of all keys, encoded sizes and labels in order.
+
+    Without the checksums, so that it is the same for stores that have none.
+    """
     digest = hashlib.sha256()
     for sample in samples:
         key = sample.key.encode("utf-8", "surrogateescape")
@@ -107,7 +127,9 @@ def fingerprint(samples: Sequence[Sample]) -> str:
 
 
 def check_images(samples: Sequence[Sample], source: "ImageSource") -> None:
-    """Compare the images of a store with those of a data set, without decoding them.
+    """Compare the images of a store with those of a data set, without reading them.
+
+    Other bytes of the same size are noticed where an image is read, see `Store.load`.
 
     Raises:
         ValueError: A key, label or encoded size differs; names the first.

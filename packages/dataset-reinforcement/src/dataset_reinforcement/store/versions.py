@@ -9,9 +9,10 @@ import logging
 from collections.abc import Mapping
 
 RECORDED = ("torch", "torchvision", "pillow", "numpy")
-COMPARED = ("torch", "torchvision", "pillow", "resize")
+COMPARED = ("torch", "torchvision", "resize")
 """`resize` is the arithmetic that torchvision resizes in, which depends on the processor. numpy is
-not compared: it draws the parameters, which are stored, and makes no pixels."""
+not compared: it draws the parameters, which are stored, and makes no pixels. Nor is Pillow: it
+decodes, and the decode policy of the images that it decodes has its version."""
 
 DECODER_KEYS = ("library", "jpeg")
 """Entries of the decode policy that are versions; the others are choices and must be equal."""

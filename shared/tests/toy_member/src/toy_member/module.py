@@ -1,7 +1,7 @@
 """A small network with dropout, so that a resume that loses the random state shows."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -36,6 +36,7 @@ class ToyModule(lightning.LightningModule):
     """
 
     unit = "samples"
+    prediction_metadata: ClassVar = {"target": "sum"}
 
     def __init__(
         self,
@@ -73,9 +74,9 @@ class ToyModule(lightning.LightningModule):
         """Log the error without dropout."""
         self._score("test/error", batch)
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return the predictions."""
-        return {"y": self.net(batch["x"])}
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor | list[str]]:
+        """Return the predictions and what they are of."""
+        return {"y": self.net(batch["x"]), "keys": batch["keys"]}
 
     def _score(self, name: str, batch: dict[str, Any]) -> None:
         error = (self.net(batch["x"]) - batch["y"]).square().mean()

@@ -1,0 +1,1 @@
+"""The models of MobileCLIP: towers, folding for inference, key layouts of weight files."""

@@ -1,0 +1,116 @@
+"""The verb `stats`: what shards hold, and where their bytes are. Free of torch."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mobileclip.published import published
+from mobileclip.schema import ReinforcementInfo, read_info
+from mobileclip.tar_paths import TarFile, list_tars
+from tenfold.shards import TarMembers
+
+EMBEDDINGS = {"emb.bin": 2, "pth.gz": 2, "npz": 4}
+"""Members that hold embeddings, and bytes of a number in them."""
+
+
+@dataclass
+class ShardStats:
+    """Counts over samples.
+
+    Attributes:
+        samples: Their number.
+        file_bytes: Size of the tars.
+        members: Samples that have a member, by extension.
+        member_bytes: Bytes of the members, by extension.
+    """
+
+    samples: int = 0
+    file_bytes: int = 0
+    members: Counter[str] = field(default_factory=Counter)
+    member_bytes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, members: TarMembers) -> None:
+        """Count the samples of one tar; reads its headers alone."""
+        self.samples += len(members)
+        self.file_bytes += members.num_bytes
+        for key in members.keys:
+            for extension in members.extensions(key):
+                self.members[extension] += 1
+                self.member_bytes[extension] += members.size(key, extension)
+
+
+def stats(shards: str, *, release: str = "") -> None:
+    """Print how many samples have which members, their bytes, and the bytes that spec 3 expects.
+
+    The formula for embeddings is (J + real captions + S) x width x bytes of a number.
+
+    Args:
+        shards: A folder of shards, or a brace or glob pattern of tars.
+        release: Published data set that the shards are of, when they do not say it themselves.
+
+    Raises:
+        FileNotFoundError: There are no shards.
+        ValueError: A tar is damaged, or there is no such release.
+    """
+    folder, tars = list_tars(shards)
+    found = count(tars)
+    console = Console(soft_wrap=True, markup=False)
+    console.print(
+        f"{shards}: {found.samples:,} samples in {len(tars)} shards, {found.file_bytes:,} bytes"
+    )
+    info = published(release) if release else _info(folder)
+    if info is not None:
+        names = ", ".join(f"{t.name} ({t.dim}, scale {t.logit_scale:g})" for t in info.teachers)
+        console.print(f"{info.num_views} views, {info.num_captions} captions; teachers {names}")
+    console.print(_table(found, info))
+
+
+def count(tars: Iterable[TarFile]) -> ShardStats:
+    """Count the samples of tars."""
+    found = ShardStats()
+    for tar in tars:
+        members = TarMembers(tar.path)
+        found.add(members)
+        members.close()
+    return found
+
+
+def expected_bytes(info: ReinforcementInfo, extension: str) -> int:
+    """Return the bytes of one sample's embeddings by the formula of spec 3.
+
+    Args:
+        info: Numbers of views and captions, and the teachers' widths.
+        extension: Member that holds them.
+    """
+    rows = info.num_views + 1 + info.num_captions
+    return rows * info.width * EMBEDDINGS[extension]
+
+
+def _table(found: ShardStats, info: ReinforcementInfo | None) -> Table:
+    table = Table("member", "samples", "missing", "bytes", "bytes a sample", "formula")
+    for extension in sorted(found.members):
+        holders, size = found.members[extension], found.member_bytes[extension]
+        formula = ""
+        if info is not None and extension in EMBEDDINGS:
+            expected = expected_bytes(info, extension)
+            formula = f"{expected:,} ({size / holders / expected:.3f}x)"
+        table.add_row(
+            extension,
+            f"{holders:,}",
+            f"{found.samples - holders:,}",
+            f"{size:,}",
+            f"{size / holders:,.0f}",
+            formula,
+        )
+    return table
+
+
+def _info(folder: Path) -> ReinforcementInfo | None:
+    try:
+        return read_info(folder)
+    except FileNotFoundError:
+        return None
