@@ -12,10 +12,10 @@ import pytest
 import torch
 from tiny_reinforcement import AUGMENT, CLASSES, SEED, SIZE, TinyData
 
-from dataset_reinforcement import loader_workers
 from dataset_reinforcement.config import CurriculumConfig, ResolutionConfig
 from dataset_reinforcement.data import ReinforcementData
 from dataset_reinforcement.replay import ImageBatch
+from tenfold import loader_workers
 
 
 def make(tiny: TinyData, *, step: int = 0, **changes: Any) -> ReinforcementData:

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_reinforcement import AUGMENT, CLASSES, SEED, SIZE, TinyData
 
 from dataset_reinforcement import data as data_module
-from dataset_reinforcement import image_decoding, loader_workers
+from dataset_reinforcement import image_decoding
 from dataset_reinforcement.data import ReinforcementData
 from dataset_reinforcement.dataset import ReinforcedImages
 from dataset_reinforcement.generate import generate
@@ -25,6 +25,7 @@ from dataset_reinforcement.store import versions
 from dataset_reinforcement.store.reading import Store
 from dataset_reinforcement.store.samples import read_samples, write_samples
 from dataset_reinforcement.streaming import PackedImages, pack
+from tenfold import loader_workers
 from tenfold.shards import TarMembers, read_index, verify
 
 MIXING = replace(AUGMENT, mixup=0.5, cutmix=0.5)
