@@ -87,9 +87,9 @@ def test_a_checkpoint_holds_all_that_its_model_needs(folder: Path) -> None:
     decoder = load_decoder(checkpoints.load(checkpoints.newest(Path("run/checkpoints"))))
     assert decoder.config.rope_theta == 500.0
     assert not decoder.config.qk_norm
-    words = ["--config=run/config.yaml", "--ckpt_path=run", "--out=p"]
+    words = ["--config=run/config.yaml", "--ckpt_path=run", "--out=p.safetensors"]
     assert APP.main(["predict", *words]) == 0
-    predicted = checkpoints.load_weights(Path("p"))
+    predicted = checkpoints.load_weights(Path("p.safetensors"))
     assert APP.main(["validate", "--ckpt_path=run", "--out=metrics.json"]) == 0
     metrics = json.loads(Path("metrics.json").read_text())
     nll, targets = predicted["nll"], predicted["targets"]

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from mobileclip.checkpoint import load_model
@@ -24,6 +25,7 @@ from mobileclip.models.keymap import save_weights
 from mobileclip.reparam import reparam
 from mobileclip.tokenizer import tokenize
 from tenfold import keyed
+from tenfold.demo_data import photos
 
 TEXTS = ["a cat", "two dogs in the snow", "a bicycle"]
 
@@ -290,3 +292,23 @@ def test_s0_is_exported_with_the_same_logits(format: graphs.GraphFormat, tmp_pat
     folded = fold(model)
     graphs.write(graphs.trace(folded), folded, tmp_path, format=format)
     assert graphs.check(model, tmp_path, format=format).cosine < 1e-5
+
+
+@pytest.mark.slow
+def test_s0_in_onnx_runtime_classifies_crops_of_photographs_alike(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model("s0").eval()
+    randomise_(model, torch.Generator().manual_seed(1))
+    save_weights(model, tmp_path / "s0.safetensors", layout="ours")
+    export(tmp_path / "s0.safetensors", tmp_path / "out", format="onnx")
+    crops = torch.from_numpy(photos.crops(4, model.image_size)).permute(0, 3, 1, 2).float() / 255
+    tokens = tokenize(TEXTS)
+    found = {}
+    for name, values in (("image", crops), ("text", tokens)):
+        session = onnxruntime.InferenceSession(str(tmp_path / "out" / f"{name}.onnx"))
+        (rows,) = session.run(None, {session.get_inputs()[0].name: values.numpy()})
+        found[name] = F.normalize(torch.from_numpy(np.asarray(rows)), dim=-1)
+    logits = model.scale().detach() * found["image"] @ found["text"].T
+    expected = trained_logits(model, crops, tokens)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-3)
+    assert torch.equal(logits.argmax(1), expected.argmax(1))
