@@ -123,8 +123,6 @@ def train_step(
     module = Silent(ModelConfig(name=options.student), loss, optim, teachers=online)
     module._teachers, module.columns = [teachers], TeacherColumns(teachers.dims, teachers.scales)
     module.to(options.device).train()
-    if options.device == "cuda":
-        module.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer: Any = module.configure_optimizers()["optimizer"]  # pyright: ignore
 
     def step() -> None:

@@ -151,10 +151,10 @@ def test_every_arm_trains_and_stored_equals_online(demo: Path, tmp_path: Path) -
 def test_claims_hold_by_intervals() -> None:
     good = {REAL: [0.3, 0.4, 0.35], BOTH: [0.7, 0.75, 0.74], DR: [0.9, 0.92, 0.91]}
     values = {"top1": good, "kind": good, "cpu_s": good}
-    results = judge(values, 1e-7, scale="tiny", notes="")
+    results = judge(values, [1e-7] * 3, scale="tiny", notes="")
     assert all(result.holds for result in results.values())
     equal = {"top1": good | {DR: [0.71, 0.74, 0.74]}, "kind": good, "cpu_s": good}
-    results = judge(equal, 1e-3, scale="tiny", notes="")
+    results = judge(equal, [0.0, 1e-3, 0.0], scale="tiny", notes="")
     assert {name: result.holds for name, result in results.items()} == {
         "captions": True,
         "reinforcement": False,

@@ -153,6 +153,31 @@ def test_classification_of_class_folders(tmp_path: Path) -> None:
     assert ranked.shape == (6, 3)
 
 
+def test_numbered_folders_are_imagenets_or_need_names(tmp_path: Path) -> None:
+    for label in range(1000):
+        write(tmp_path / "v2" / str(label) / "a.png", b"")
+    task = labelled.open_class_folders(tmp_path / "v2", classnames=None, templates=None)
+    assert task.class_names == list(prompts.imagenet_class_names().values())
+    assert len(task.templates) == 80
+    assert task.images.name(2) == "2/a.png"
+    for label in range(11):
+        write(tmp_path / "few" / str(label) / "a.png", b"")
+    with pytest.raises(ValueError, match="are numbers; give their --classnames"):
+        labelled.open_class_folders(tmp_path / "few", classnames=None, templates=None)
+    write(tmp_path / "names.txt", "".join(f"name {label}\n" for label in range(11)))
+    task = labelled.open_class_folders(
+        tmp_path / "few", classnames=tmp_path / "names.txt", templates=None
+    )
+    assert task.images.name(10) == "10/a.png"
+
+
+def test_a_folder_beside_synsets_is_refused(tmp_path: Path) -> None:
+    for folder in ("n01440764", "n15075141", "thumbnails"):
+        write(tmp_path / folder / "a.png", b"")
+    with pytest.raises(ValueError, match="thumbnails is no ImageNet synset"):
+        labelled.open_class_folders(tmp_path, classnames=None, templates=None)
+
+
 @pytest.fixture
 def tar_task(tmp_path: Path) -> Path:
     """Five classes, one image each, in two tars; the third image is of a wrong colour."""

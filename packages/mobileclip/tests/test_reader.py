@@ -187,6 +187,14 @@ def test_sequential_sampling_takes_all_in_turn() -> None:
     assert [choice.synthetic for choice in chosen] == [n % CAPTIONS for n in range(2 * VIEWS)]
 
 
+def test_sequential_sampling_reaches_every_caption_of_several_keys() -> None:
+    config = replace(CONFIG, sampling="sequential")
+    texts = ("a", "b", "c", "d")
+    pair = pair_of(make_sample(1), synthetic={"syn_text": texts, "syn_text_more": texts})
+    chosen = [choose(pair, config, epoch) for epoch in range(100)]
+    assert len({(choice.key, choice.synthetic) for choice in chosen}) == 8
+
+
 def test_translations_stay_in_pixels_unless_they_are_scaled() -> None:
     made = make_sample(0)
     views = [[[0, 0, *made.size], [[3, 150.0 / 331.0 * 32 * 9 / 30], [0, 0.0]]]]

@@ -112,7 +112,10 @@ def test_the_official_flavour_is_the_released_script(name: str) -> None:
     assert config.trainer.precision == "16-mixed"
     assert config.trainer.gradient_clip_val == 1.0
     assert config.ema.momentum == 0
-    nodes = 1 if name.startswith("datacompdr12m/") else 16
+    vit = "/b_" in name and "dfndr" not in name  # the scripts' own model is then ViT-B-16
+    assert config.optim.eps == (1e-6 if vit else 1e-8)
+    baseline, reinforced = "datacompdr12m/b_datacomp12m", "datacompdr12m/b_datacompdr12m"
+    nodes = 1 if name.startswith(baseline) else 4 if name.startswith(reinforced) else 16
     assert (config.trainer.num_nodes, config.trainer.devices) == (nodes, 8)
 
 

@@ -37,7 +37,7 @@ def synthetic_captions(
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"syn.json must be an object, got {type(content).__name__}")
-    found = {key: value for key, value in content.items() if re.search(pattern, key)}
+    found = {key: value for key, value in content.items() if re.match(pattern, key)}
     if not found:
         raise ValueError(f"syn.json has no key like {pattern}, only {sorted(content)}")
     for key, texts in found.items():

@@ -59,7 +59,9 @@ def choose(pair: Pair, config: ReaderConfig, epoch: int) -> Choice:
         number = epoch % len(items) if config.sampling == "sequential" else int(draw * len(items))
         return items[number]
 
-    key = pick(keys, draws[2]) if keys else ""
+    # Drawn in `sequential` too, as in the official code: in turn with the captions of a key, some
+    # captions of several keys would never come.
+    key = keys[int(draws[2] * len(keys))] if keys else ""
     real = _written(pair.captions) or [0]
     return Choice(
         view=pick(range(len(pair.views)), draws[0]) if pair.views else 0,

@@ -175,8 +175,9 @@ def reproduce(
         title="students",
     )
     with one_thread():
-        difference = largest_difference(demo, folder / "exact")
-    results = judge(_values(runs, measured), difference, scale=scale, notes=_notes(size))
+        exact = folder / "exact"
+        differences = [largest_difference(demo, exact, seed=seed) for seed in range(seeds)]
+    results = judge(_values(runs, measured), differences, scale=scale, notes=_notes(size))
     for file, result in results.items():
         save_result(result, out / f"{file}_{scale}.json")
         show_result(result)

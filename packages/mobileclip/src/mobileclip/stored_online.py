@@ -16,24 +16,25 @@ STEPS = 3
 BATCH_SIZE = 128
 
 
-def largest_difference(demo: Path, exact: Path, *, members: int = 2) -> float:
+def largest_difference(demo: Path, exact: Path, *, seed: int = 0, members: int = 2) -> float:
     """Return the largest difference of a weight after three steps of both ways.
 
     Args:
         demo: Folder of the verb `demo-data`.
         exact: Where the pairs are stored with float32 embeddings; bfloat16 would round them.
+        seed: Key of the student and its pairs.
         members: Teachers.
     """
     store_embeddings(demo, exact, members=members, views=2, seed=0, format="npz")
-    stored = _weights(demo, exact, "dr", None)
-    online = _weights(demo, exact, "online", teacher_ensemble(demo, members=members))
+    stored = _weights(demo, exact, "dr", None, seed)
+    online = _weights(demo, exact, "online", teacher_ensemble(demo, members=members), seed)
     return max(float((a - b).abs().max()) for a, b in zip(stored, online, strict=True))
 
 
 def _weights(
-    demo: Path, shards: Path, mode: Mode, teachers: TeacherEnsembleConfig | None
+    demo: Path, shards: Path, mode: Mode, teachers: TeacherEnsembleConfig | None, seed: int
 ) -> list[torch.Tensor]:
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     module = MobileCLIPModule(
         ModelConfig(name="tiny"),
         LossConfig(mode=mode),
@@ -48,6 +49,7 @@ def _weights(
         batch_size=BATCH_SIZE,
         total_steps=STEPS,
         augment=DEMO_AUGMENT,
+        seed=seed,
         workers=0,
     )
     bare_trainer(STEPS).fit(module, datamodule=data)

@@ -40,24 +40,29 @@ def open_class_folders(
 ) -> LabelledImages:
     """Open a folder of class folders; classes and files sorted, as torchvision's ImageFolder.
 
+    Folders that are numbers, as those of ImageNet-V2, are sorted as numbers.
+
     Args:
         root: Holds `class/.../image.jpg`.
         classnames: File of class names in the order of the sorted folders; by default CLIP's names
-            where all folders are ImageNet synsets, else the folders' own names.
+            where all folders are ImageNet's synsets or 1,000 numbers, else the folders' own names.
         templates: File of templates; by default CLIP's 80 for ImageNet synsets, else one.
 
     Raises:
         FileNotFoundError: There is no class folder, or one has no image.
-        ValueError: There is not one class name a folder.
+        ValueError: There is not one class name a folder, or folders other than ImageNet's need
+            names.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"no image folder: {root}")
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    folders = prompts.sorted_folders(entry.name for entry in os.scandir(root) if entry.is_dir())
     if not folders:
         raise FileNotFoundError(f"{root} has no class folders: expected class/image.jpg")
     names = [_image_names(root, folder) for folder in folders]
     labels = [label for label, found in enumerate(names) for _ in found]
     chosen = prompts.read_class_names(classnames) if classnames else None
+    if chosen is None:
+        prompts.check_folders(root, folders)
     if chosen is not None and len(chosen) != len(folders):
         raise ValueError(f"{classnames} names {len(chosen)} classes, {root} has {len(folders)}")
     return LabelledImages(

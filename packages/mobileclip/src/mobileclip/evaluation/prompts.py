@@ -1,6 +1,6 @@
 """Class names and templates: CLIP's for ImageNet, files for everything else."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 CLASS_NAMES_FILE = "classnames.txt"
@@ -34,6 +34,35 @@ def read_templates(path: Path) -> list[str]:
     return templates
 
 
+def sorted_folders(folders: Iterable[str]) -> list[str]:
+    """Return class folders in the order of their labels; numbers as numbers."""
+    found = list(folders)
+    numbered = all(folder.isdecimal() for folder in found)
+    return sorted(found, key=int) if numbered else sorted(found)
+
+
+def check_folders(root: Path, folders: Sequence[str]) -> None:
+    """Refuse folders whose names would be senseless or half-right prompts.
+
+    Raises:
+        ValueError: They are numbers but not ImageNet's 1,000, or only some are ImageNet's synsets.
+    """
+    names = imagenet_class_names()
+    strays = [folder for folder in folders if folder not in names]
+    if strays and all(folder.isdecimal() for folder in folders):
+        if not _are_imagenet_numbers(folders):
+            raise ValueError(f"class folders of {root} are numbers; give their --classnames")
+    elif 0 < len(strays) < len(folders):
+        raise ValueError(
+            f"{root / strays[0]} is no ImageNet synset, others there are; remove it or give "
+            "--classnames"
+        )
+
+
+def _are_imagenet_numbers(folders: Sequence[str]) -> bool:
+    return list(folders) == [str(label) for label in range(1000)]
+
+
 def folder_class_names(folders: Sequence[str]) -> list[str]:
     """Return names of class folders: CLIP's for ImageNet's synsets, else the folders' own.
 
@@ -42,6 +71,8 @@ def folder_class_names(folders: Sequence[str]) -> list[str]:
     names = imagenet_class_names()
     if folders and all(folder in names for folder in folders):
         return [names[folder] for folder in folders]
+    if _are_imagenet_numbers(folders):
+        return list(names.values())
     return [folder.replace("_", " ") for folder in folders]
 
 
@@ -51,6 +82,7 @@ def folder_templates(folders: Sequence[str]) -> Sequence[Template]:
 
     names = imagenet_class_names()
     known = bool(folders) and all(folder in names for folder in folders)
+    known = known or _are_imagenet_numbers(folders)
     return OPENAI_IMAGENET_TEMPLATES if known else SIMPLE_TEMPLATES
 
 
