@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from dataset_reinforcement.coco import CocoImages, decode_mask, mirrored
-from dataset_reinforcement.config import EmaConfig, ModelConfig
+from dataset_reinforcement.config import ModelConfig
 from dataset_reinforcement.detection import DetectionModule
 from dataset_reinforcement.detection_data import DetectionData
 from dataset_reinforcement.features import Features
@@ -27,6 +27,7 @@ from dataset_reinforcement.transfer_config import (
 )
 from tenfold import checkpoints
 from tenfold.bare_trainer import bare_trainer
+from tenfold.ema_config import EmaConfig
 
 CATEGORIES = [{"id": 7, "name": "disk"}, {"id": 90, "name": "square"}]
 TINY = BackboneConfig(name="resnet18")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tiny_reinforcement import AUGMENT, CLASSES, SEED, SIZE, TinyData
 from torch import Tensor
 
-from dataset_reinforcement.config import EmaConfig, LossConfig, ModelConfig
+from dataset_reinforcement.config import LossConfig, ModelConfig
 from dataset_reinforcement.data import ReinforcementData
 from dataset_reinforcement.losses import mix_batch
 from dataset_reinforcement.model import build_model
@@ -21,6 +21,7 @@ from tenfold import checkpoints
 from tenfold.bare_trainer import bare_trainer
 from tenfold.cli.quiet import silence_adverts
 from tenfold.ema import moving_average
+from tenfold.ema_config import EmaConfig
 from tenfold.optim import OptimConfig
 
 STEPS = 3

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset_reinforcement.config import EmaConfig
 from dataset_reinforcement.image_order import Draw
 from dataset_reinforcement.segmentation import SegmentationModule, pixel_loss
 from dataset_reinforcement.segmentation_data import SegmentationData
@@ -20,6 +19,7 @@ from dataset_reinforcement.transfer_config import (
 )
 from tenfold import keyed
 from tenfold.bare_trainer import bare_trainer
+from tenfold.ema_config import EmaConfig
 
 SMALL = BackboneConfig(name="resnet18")
 

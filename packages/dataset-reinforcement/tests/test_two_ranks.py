@@ -7,10 +7,11 @@ import torch
 from tiny_reinforcement import AUGMENT, CLASSES, SEED, SIZE, TinyData
 from torch import Tensor, nn
 
-from dataset_reinforcement.config import EmaConfig, LossConfig, ModelConfig
+from dataset_reinforcement.config import LossConfig, ModelConfig
 from dataset_reinforcement.data import ReinforcementData
 from dataset_reinforcement.module import ReinforcementModule
 from tenfold.bare_trainer import bare_trainer
+from tenfold.ema_config import EmaConfig
 from tenfold.optim import OptimConfig
 from tenfold.testing import run_ranks
 

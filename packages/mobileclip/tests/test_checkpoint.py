@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from mobileclip.checkpoint import load_model, recognise
-from mobileclip.config import EmaConfig, ModelConfig
+from mobileclip.config import ModelConfig
 from mobileclip.models.clip import MobileCLIP, build_model
 from mobileclip.models.fold import fold, is_folded
 from mobileclip.models.keymap import save_weights, to_layout
 from mobileclip.module import MobileCLIPModule
 from tenfold import checkpoints
+from tenfold.ema_config import EmaConfig
 
 
 def answers(model: MobileCLIP) -> Tensor:

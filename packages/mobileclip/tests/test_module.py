@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mobileclip.config import EmaConfig, LossConfig, ModelConfig, RangeAugmentConfig
+from mobileclip.config import LossConfig, ModelConfig, RangeAugmentConfig
 from mobileclip.generate.teacher_config import TeacherConfig, TeacherEnsembleConfig
 from mobileclip.generate.teachers import Teacher, Teachers
 from mobileclip.module import MobileCLIPModule
@@ -19,6 +19,7 @@ from mobileclip.teacher_columns import TeacherColumns, split_columns
 from mobileclip.tokenizer import tokenize
 from tenfold.bare_trainer import bare_trainer
 from tenfold.cli.quiet import silence_adverts
+from tenfold.ema_config import EmaConfig
 from tenfold.optim import OptimConfig
 from tenfold.zero_shot import recall_at_k
 

@@ -8,33 +8,12 @@ import torch
 from published_shards import make_sample, write_folder
 
 from mobileclip.checkpoint import load_model
+from mobileclip.cli import APP
 from mobileclip.models.clip import build_model
 from mobileclip.models.keymap import save_weights
 from tenfold import checkpoints
 from tenfold.callbacks.metrics import read_metrics
-from tenfold.cli import App, Training
 from tenfold.testing import resume_equals_straight
-
-APP = App(
-    name="mobileclip",
-    package="mobileclip",
-    about="Training.",
-    trainings={
-        "fit": Training(
-            module="mobileclip.module:MobileCLIPModule",
-            data="mobileclip.data:ReinforcedData",
-            links=(
-                ("trainer.max_steps", "optim.total_steps"),
-                ("trainer.max_steps", "data.total_steps"),
-                ("model.name", "data.model"),
-                ("model.image_size", "data.image_size"),
-                ("loss.mode", "data.mode"),
-                ("loss.captions", "data.captions"),
-                ("loss.mix_ratio", "data.mix_ratio"),
-            ),
-        )
-    },
-)
 
 RECIPE = """
 model: {name: tiny}

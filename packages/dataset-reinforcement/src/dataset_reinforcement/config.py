@@ -1,4 +1,4 @@
-"""Options of model, loss, weight average, curriculum and resolution; standard library only."""
+"""Options of model, loss, curriculum and resolution; standard library only."""
 
 import json
 import math
@@ -97,20 +97,6 @@ class LossConfig:
             value = getattr(self, name)
             remedy = "must be 0 for dr: a store's own views are mixed when it is generated"
             _require(value == 0, f"loss.{name}", remedy, value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmaConfig:
-    """Moving average of the weights, evaluated beside them.
-
-    Args:
-        momentum: Share of the new weights at each step, 0 for no average (CVNets: 5e-4).
-    """
-
-    momentum: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.momentum <= 1, "ema.momentum", "must lie in 0..1", self.momentum)
 
 
 @dataclass(frozen=True, kw_only=True)

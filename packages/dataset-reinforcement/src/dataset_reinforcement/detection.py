@@ -20,7 +20,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from dataset_reinforcement.class_count import check_classes
 from dataset_reinforcement.coco import Objects, masks_of_pycocotools
-from dataset_reinforcement.config import EmaConfig, plain
+from dataset_reinforcement.config import plain
 from dataset_reinforcement.features import PYRAMID_STRIDES, Features
 from dataset_reinforcement.transfer_config import (
     BackboneConfig,
@@ -29,6 +29,7 @@ from dataset_reinforcement.transfer_config import (
 )
 from dataset_reinforcement.transfer_optim import configure_transfer
 from tenfold.ema import moving_average
+from tenfold.ema_config import EmaConfig
 
 PYRAMID_CHANNELS = 256
 MASK_THRESHOLD = 0.5

@@ -1,8 +1,9 @@
 """Fine-tuning: the training of `fit` from a trained body, with a new head (spec 2.7: ft, ft+)."""
 
-from dataset_reinforcement.config import EmaConfig, LossConfig, ModelConfig
+from dataset_reinforcement.config import LossConfig, ModelConfig
 from dataset_reinforcement.module import ReinforcementModule
 from dataset_reinforcement.teacher_config import TeacherConfig
+from tenfold.ema_config import EmaConfig
 from tenfold.optim import OptimConfig
 
 

@@ -1,4 +1,4 @@
-"""Options of model, loss and weight average; standard library only."""
+"""Options of model, loss and augmentation; standard library only."""
 
 import json
 import math
@@ -76,20 +76,6 @@ class LossConfig:
         for name in ("column_chunk", "micro_batch"):
             value = getattr(self, name)
             _require(value >= 0, f"loss.{name}", "must be >= 0", value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmaConfig:
-    """Moving average of the weights, evaluated and exported in their place.
-
-    Args:
-        momentum: Share of the new weights at each step, 0 for no average (paper: 5e-4).
-    """
-
-    momentum: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.momentum <= 1, "ema.momentum", "must lie in 0..1", self.momentum)
 
 
 @dataclass(frozen=True, kw_only=True)

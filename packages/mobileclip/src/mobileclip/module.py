@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from mobileclip.config import EmaConfig, LossConfig, ModelConfig, RangeAugmentConfig, plain
+from mobileclip.config import LossConfig, ModelConfig, RangeAugmentConfig, plain
 from mobileclip.generate.teacher_config import TeacherEnsembleConfig
 from mobileclip.generate.teachers import Teachers, build_teachers
 from mobileclip.gradient_cache import encode_in_micro_batches
@@ -27,6 +27,7 @@ from mobileclip.reader import PairBatch
 from mobileclip.reinforced_loss import LossTerms, TeacherEmbeddings, reinforced_loss
 from mobileclip.teacher_columns import TeacherColumns, live_columns, split_columns
 from tenfold.ema import moving_average
+from tenfold.ema_config import EmaConfig
 from tenfold.optim import OptimConfig, configure
 
 CAPTION_KEYS = {
