@@ -9,7 +9,6 @@ from torch import nn
 
 from dataset_reinforcement.config import (
     CurriculumConfig,
-    EmaConfig,
     LossConfig,
     ModelConfig,
     ResolutionConfig,
@@ -17,6 +16,7 @@ from dataset_reinforcement.config import (
 from dataset_reinforcement.model import SmallNet, build_model
 from dataset_reinforcement.weights import read_weights, start_from
 from tenfold import checkpoints
+from tenfold.ema_config import EmaConfig
 
 PUBLISHED_MILLIONS = {
     "resnet50": 25.6,
