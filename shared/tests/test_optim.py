@@ -112,6 +112,25 @@ def test_a_constant_learning_rate_before_the_cosine():
     assert {whole.lr_at(step) for step in range(3, 20)} == {0.4}
 
 
+def test_a_learning_rate_is_held_for_an_epoch():
+    epochs = dataclasses.replace(CONFIG, warmup_steps=4, total_steps=20)
+    held = dataclasses.replace(CONFIG, warmup_steps=12, total_steps=60, hold_steps=3)
+    assert [held.lr_at(s) for s in range(66)] == [epochs.lr_at(s // 3) for s in range(66)]
+
+
+def test_adam_adds_the_decay_to_the_gradient():
+    config = OptimConfig(
+        lr=0.1, total_steps=9, name="adam", betas=(0.0, 0.0), weight_decay=0.5, decay_all=True
+    )
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, -2.0)
+    optimizer = configure(model, config)["optimizer"]
+    model.weight.grad = torch.tensor([[0.5]])
+    optimizer.step()
+    # Without memory Adam moves by the sign of gradient plus decay: 0.5 - 0.5 * 2 < 0.
+    assert model.weight.item() == pytest.approx(-1.9)
+
+
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_sgd_is_the_textbook_update(nesterov):
     config = OptimConfig(
@@ -205,10 +224,12 @@ def test_fused_update_allows_clipping_under_mixed_precision():
         ("min_lr", -0.1, r"optim.min_lr must lie in 0..0.4, got -0.1"),
         ("warmup_steps", -1, "optim.warmup_steps must be >= 0, got -1"),
         ("constant_steps", -1, "optim.constant_steps must be >= 0, got -1"),
+        ("hold_steps", 0, "optim.hold_steps must be >= 1, got 0"),
+        ("hold_steps", 3, "optim.warmup_steps must be a multiple of hold_steps 3, got 4"),
         ("betas", (0.9, 1.0), r"optim.betas must be two values in \[0, 1\), got \(0.9, 1.0\)"),
         ("betas", (0.9,), r"optim.betas must be two values in \[0, 1\), got \(0.9,\)"),
         ("warmup_lr", 0.5, r"optim.warmup_lr must lie in 0..0.4, got 0.5"),
-        ("name", "lamb", "optim.name must be adamw or sgd, got lamb"),
+        ("name", "lamb", "optim.name must be one of adamw, adam, sgd, got lamb"),
         ("momentum", 1.0, r"optim.momentum must lie in \[0, 1\), got 1.0"),
         ("momentum", 0.0, "optim.momentum must be > 0 with nesterov, got 0.0"),
         ("eps", 0, "optim.eps must be > 0, got 0"),

@@ -1,4 +1,4 @@
-"""AdamW or SGD, parameter groups and schedule, as `configure_optimizers` returns them.
+"""AdamW, Adam or SGD, parameter groups and schedule, as `configure_optimizers` returns them.
 
 Not here: the configuration itself and the curve (`tenfold.optim_config`, free of torch), layer-wise
 learning rates (timm's `param_groups_layer_decay`).
@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from tenfold.optim_config import OptimConfig
@@ -61,7 +61,8 @@ def _optimizer(groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool
     if config.name == "sgd":
         optimizer = SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **common)
     else:
-        optimizer = AdamW(groups, betas=config.betas, eps=config.eps, **common)
+        kind = AdamW if config.name == "adamw" else Adam
+        optimizer = kind(groups, betas=config.betas, eps=config.eps, **common)
     # A fused optimiser announces that it can unscale fp16 gradients itself, and Lightning then
     # refuses to clip them under any mixed precision, bf16 included. Without the announcement the
     # scaler unscales first, as for every other optimiser, and clipping works.

@@ -10,7 +10,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW or SGD with linear warm-up and one cosine over the rest of the run.
+    """AdamW, Adam or SGD with linear warm-up and one cosine over the rest of the run.
 
     Attributes:
         lr: Highest learning rate, reached at the end of the warm-up.
@@ -20,13 +20,15 @@ class OptimConfig:
         warmup_lr: Learning rate that the warm-up starts from.
         constant_steps: Steps, warm-up included, before the cosine begins; 0 begins it at the end of
             the warm-up (half of the steps: MobileCLIP-B (LT)).
-        name: `adamw`, or `sgd` with momentum.
-        betas: Decay rates of AdamW's two moments.
-        eps: AdamW's denominator term.
+        hold_steps: Steps that share one learning rate: those of an epoch, for recipes that set it
+            once an epoch. The other numbers of steps must be multiples of it.
+        name: `adamw`, `adam`, or `sgd` with momentum.
+        betas: Decay rates of the two moments of AdamW and Adam.
+        eps: Their denominator term.
         momentum: SGD's momentum.
         nesterov: Whether SGD looks ahead (needs a momentum).
-        weight_decay: Decoupled from the gradient in AdamW, added to it in SGD; norms, biases and
-            vectors are exempt.
+        weight_decay: Decoupled from the gradient in AdamW, added to it in Adam and SGD; norms,
+            biases and vectors are exempt.
         decay_all: Whether to decay norms, biases and vectors too.
 
     Raises:
@@ -39,7 +41,8 @@ class OptimConfig:
     warmup_steps: int = 0
     warmup_lr: float = 0.0
     constant_steps: int = 0
-    name: Literal["adamw", "sgd"] = "adamw"
+    hold_steps: int = 1
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     momentum: float = 0.9
@@ -54,10 +57,16 @@ class OptimConfig:
         _require(0 <= self.min_lr <= self.lr, "min_lr", f"must lie in 0..{self.lr}", self.min_lr)
         _require(self.warmup_steps >= 0, "warmup_steps", "must be >= 0", self.warmup_steps)
         _require(self.constant_steps >= 0, "constant_steps", "must be >= 0", self.constant_steps)
+        _require(self.hold_steps >= 1, "hold_steps", "must be >= 1", self.hold_steps)
+        for name in ("warmup_steps", "constant_steps"):
+            value = getattr(self, name)
+            multiple = f"must be a multiple of hold_steps {self.hold_steps}"
+            _require(value % self.hold_steps == 0, name, multiple, value)
         _require(
             0 <= self.warmup_lr <= self.lr, "warmup_lr", f"must lie in 0..{self.lr}", self.warmup_lr
         )
-        _require(self.name in ("adamw", "sgd"), "name", "must be adamw or sgd", self.name)
+        names = ("adamw", "adam", "sgd")
+        _require(self.name in names, "name", f"must be one of {', '.join(names)}", self.name)
         _require(0 <= self.momentum < 1, "momentum", "must lie in [0, 1)", self.momentum)
         _require(
             self.momentum > 0 or not self.nesterov,
@@ -82,13 +91,17 @@ class OptimConfig:
         A line from `warmup_lr` (before the first step) to `lr` during the w warm-up steps, `lr` up
         to step c = max(w, `constant_steps`), then a half cosine from `lr` at step c to `min_lr` at
         `total_steps` and after. The off-by-one is that of open_clip's and OpenLM's `cosine_lr`,
-        which the published recipes used: the last warm-up step already has `lr`.
+        which the published recipes used: the last warm-up step already has `lr`. With `hold_steps`
+        h all of this is counted in units of h steps: steps n h to n h + h - 1 have one rate.
         """
-        if step < self.warmup_steps:
-            rise = (step + 1) / self.warmup_steps
+        step, hold = step // self.hold_steps, self.hold_steps
+        warmup_steps, constant_steps = self.warmup_steps // hold, self.constant_steps // hold
+        total_steps = self.total_steps / hold
+        if step < warmup_steps:
+            rise = (step + 1) / warmup_steps
             return self.warmup_lr + (self.lr - self.warmup_lr) * rise
-        begin = max(self.warmup_steps, self.constant_steps)
-        progress = (step - begin) / max(self.total_steps - begin, 1)
+        begin = max(warmup_steps, constant_steps)
+        progress = (step - begin) / max(total_steps - begin, 1)
         cosine = 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
         return self.min_lr + (self.lr - self.min_lr) * cosine
 
