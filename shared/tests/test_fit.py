@@ -155,6 +155,20 @@ def test_a_run_made_longer_validates_where_it_ended_and_at_its_interval(
     assert steps == sorted(steps)
 
 
+@pytest.mark.parametrize(("interval", "expected"), [(30, [20, 30]), (100, [20, 30]), (7, None)])
+def test_a_longer_run_over_data_of_what_is_left_keeps_its_interval(
+    app: App, monkeypatch: pytest.MonkeyPatch, interval: int, expected: list[int] | None
+) -> None:
+    from toy_member.data import Points
+
+    monkeypatch.setattr(Points, "__len__", lambda self: self.end - self.start)
+    words = [f"--trainer.val_check_interval={interval}"]
+    assert fit(app, "run", *words, "--data.batches=20") == 0
+    words += ["--data.batches=30", "--trainer.max_steps=30", "--resume=auto"]
+    assert fit(app, "run", *words) == 0
+    assert [row["step"] for row in validations("run")] == (expected or [7, 14, 20, 21, 28, 30])
+
+
 def validations(run: str) -> list[dict[str, float]]:
     return [row for row in read_metrics(Path(run) / "metrics.csv") if "val/error" in row]
 

@@ -135,6 +135,17 @@ def test_every_truncation_is_found(tmp_path):
     assert len(TarMembers(path)) == 3
 
 
+def test_a_cut_shard_is_told_in_a_sentence(tmp_path):
+    path = write_tar(tmp_path / "cut.tar", [("a.txt", b"1"), ("a.cls", b"1")])
+    path.write_bytes(path.read_bytes()[:2048])
+    expected = (
+        r"sample 'a': member 'a\.cls' is the last before the shard breaks, others may be lost; "
+        "truncated: no end mark at byte 2048"
+    )
+    with pytest.raises(ShardError, match=expected):
+        TarMembers(path)
+
+
 @pytest.mark.parametrize("position", [3 * 1024 + 10, 3 * 1024 + 150])
 def test_flipped_byte_in_a_header_is_found(tmp_path, position):
     write_shard(tmp_path / "a.tar", map(numbered_sample, range(3)))

@@ -19,10 +19,12 @@ from tenfold.shards import (
     ShardError,
     ShardLoader,
     ShardStream,
+    TarMembers,
     write_index,
     write_shard,
 )
 from tenfold.shards.quarantine import Quarantine
+from tenfold.shards.samples import UnwantedSampleError
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -109,6 +111,36 @@ def test_substitute_is_the_same_for_all_ranks_and_workers(tmp_path):
     assert len(lines(folder / "quarantine.jsonl")) == 2
 
 
+class Wanted(SampleSchema):
+    """Takes no sample whose text is `small`."""
+
+    def read(self, members: TarMembers, key: str) -> dict[str, Any]:
+        sample = super().read(members, key)
+        if sample["txt"] == "small":
+            raise UnwantedSampleError("too small")
+        return sample
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_unwanted_sample_is_replaced_but_neither_noted_nor_counted(tmp_path, num_workers):
+    unwanted = [(f"{key}.txt", b"small") for key in "xyz"]
+    folder = spoiled(tmp_path, GOOD, unwanted)
+    write_index(folder, [entry_of(folder / "0.tar", 8), entry_of(folder / "1.tar", 6)])
+    stream = ShardStream(folder, Wanted(("txt",)), batch_size=1, max_bad_fraction=0.0)
+    taken = Counter(s["__key__"] for b in ShardLoader(stream, num_workers=num_workers) for s in b)
+    assert taken.total() == 14
+    assert set(taken) >= {f"a{i}" for i in range(8)} | {"b0", "b1", "b2"}
+    assert not set(taken) & set("xyz")
+    assert not (folder / "quarantine.jsonl").exists()
+
+
+def test_a_shard_of_unwanted_samples_alone_is_an_error(tmp_path):
+    folder = spoiled(tmp_path, [("x.txt", b"small")], [])
+    write_index(folder, [entry_of(folder / "1.tar", 1)])
+    with pytest.raises(ShardError, match=r"1\.tar: no good sample at all; too small"):
+        take(ShardLoader(ShardStream(folder, Wanted(("txt",)), batch_size=1)), 1)
+
+
 def names(batch: list[dict[str, Any]]) -> list[str]:
     return [sample["__key__"] for sample in batch]
 
@@ -168,7 +200,8 @@ def test_truncated_shard_loses_its_lost_samples_only(shards):
     recorded = lines(shards / "quarantine.jsonl")
     assert sorted(line["sample"] for line in recorded) == [5, 6, 7, 8]
     by_sample = {line["sample"]: line for line in recorded}
-    assert "the shard breaks here" in by_sample[5]["reason"]
+    assert by_sample[5]["reason"] == "is the last before the shard breaks, others may be lost"
+    assert by_sample[5]["member"] == "017.cls"
     assert by_sample[6]["key"] is None
     assert "index says 9 samples, the shard holds 6; truncated" in by_sample[6]["reason"]
 

@@ -1,13 +1,14 @@
 """Latency of the models, folded and unfolded, against ViT-B/16's CLIP (spec 10).
 
 The paper times S2 at 2.1 times less than OpenAI's ViT-B/16 on a phone (image and text together).
-Other devices, batches and threads: the verb `latency`.
+Exported graphs: `--forms eager onnx torch`.
 """
 
 import argparse
 
 from rich.console import Console
 
+from mobileclip.export import require_onnx
 from mobileclip.latency import PEER, Row, Settings, measure, report
 
 MODELS = ("s0", "s1", "s2", "b")
@@ -18,20 +19,26 @@ def main() -> None:
     """Print the table and, beside it, the paper's ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--forms", nargs="+", choices=("eager", "onnx", "torch"), default=["eager"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
+    if "eager" not in options.forms:
+        parser.error("the ratios need --forms eager")
+    if "onnx" in options.forms:
+        require_onnx("timing onnx graphs")
     settings = Settings(
         device=options.device,
         batch_size=options.batch,
         threads=options.threads,
         repeats=options.repeats,
+        forms=tuple(options.forms),
     )
     rows = measure(options.models, settings)
     Console(soft_wrap=True).print(report(rows, settings))
-    folded = {row.model: row for row in rows if row.form != "unfolded"}
+    folded = {row.model: row for row in rows if row.form in ("folded", "")}
     unfolded = {row.model: row for row in rows if row.form == "unfolded"}
     for name in options.models:
         print(ratios(name, folded, unfolded))

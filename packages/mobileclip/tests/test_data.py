@@ -1,6 +1,8 @@
 """The data of a run: ranks, micro-batches, resume, held-out pairs; what must fit together."""
 
 import json
+import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,7 +80,12 @@ def test_a_resumed_run_sees_the_rest(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "name"),
-    [({"seed": 1}, "seed"), ({"batch_size": 8}, "batch_size"), ({"captions": "real"}, "captions")],
+    [
+        ({"seed": 1}, "seed"),
+        ({"batch_size": 8}, "batch_size"),
+        ({"captions": "real"}, "captions"),
+        ({"min_image_size": 8}, "min_image_size"),
+    ],
 )
 def test_a_run_goes_on_with_its_own_data_only(
     folder: Path, changes: dict[str, Any], name: str
@@ -141,6 +148,41 @@ def test_rejected_pairs_are_told_at_the_end(
     assert not (tmp_path / "train/quarantine.jsonl").exists()
 
 
+def test_small_images_are_passed_over_and_counted_apart(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    made = sorted((make_sample(number) for number in range(6)), key=lambda one: min(one.size))
+    least = min(made[3].size)
+    assert min(made[2].size) < least  # else fewer than half would be small
+    made[0].members["txt"] = made[5].members["txt"] = b" "  # the small one is never looked into
+    write_folder(tmp_path / "train", [made])
+    seen: list[list[str]] = []
+    for workers in (0, 1):
+        noted = tmp_path / f"{workers}.jsonl"
+        data = make(
+            folder,
+            shards=tmp_path / "train",
+            quarantine=noted,
+            min_image_size=least,
+            max_bad_fraction=0.2,
+            workers=workers,
+        )
+        seen.append([key for batch in data.train_dataloader() for key in batch["keys"]])
+        assert set(seen[-1]) == {made[3].uid, made[4].uid}
+        assert [json.loads(line)["key"] for line in noted.read_text().splitlines()] == [made[5].uid]
+        data.teardown("fit")
+    assert seen[0] == seen[1]
+    pattern = r"(\d+) of (\d+) pairs read passed over: .* data\.min_image_size=(\d+)"
+    told = [tuple(map(int, found)) for found in re.findall(pattern, caplog.text)]
+    assert len(told) == 2
+    assert told[0] == told[1]
+    small, read, told_least = told[0]
+    assert told_least == least
+    assert small >= 12  # half of the places, and the substitutes that were looked at
+    assert read - small >= 24 + 4  # those taken, and the bad pair in each of four epochs
+
+
 def test_other_teachers_are_refused(folder: Path) -> None:
     assert make(folder, teacher_dims=(6, 4)).info == INFO
     with pytest.raises(ValueError, match=r"teacher_dims is \[10\], the teachers of .* \[6, 4\]"):
@@ -152,6 +194,8 @@ def test_other_teachers_are_refused(folder: Path) -> None:
     [
         ({"batch_size": 0}, "data.batch_size must be >= 1, got 0"),
         ({"workers": -1}, "data.workers must be >= 0"),
+        ({"min_image_size": -1}, "data.min_image_size must be >= 0"),
+        ({"min_image_size": 1000}, r"no good sample at all; image size: \d+ x \d+ pixels"),
         ({"max_bad_fraction": 1.0}, r"data.max_bad_fraction must be in \[0, 1\), got 1\.0"),
         ({"model": "s9"}, "data.model must be one of s0, s1, s2, b, tiny, got 's9'"),
         ({"total_steps": 5}, "data.total_steps is 5, the run has 6 steps"),

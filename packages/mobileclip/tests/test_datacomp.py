@@ -11,6 +11,7 @@ import pytest
 from mobileclip.aggregate import aggregate
 from mobileclip.datacomp import (
     AVERAGED,
+    NUM_CLASSES,
     SHIFTS,
     TASKS,
     main_metric,
@@ -18,6 +19,7 @@ from mobileclip.datacomp import (
     summarise,
     task_key,
 )
+from mobileclip.evaluate import evaluate
 from mobileclip.result_files import read_results, store_result
 
 FLICKR = "retrieval/flickr_1k_test_image_text_retrieval"
@@ -183,12 +185,33 @@ def test_metrics_that_do_not_add_up(key: str, metrics: dict[str, Any], message: 
         ("wds_imagenet-a_test", "imagenet-a"),
         ("wds_wilds-fmow_test", "wilds/fmow"),
         ("wds_dollar_street_test", "fairness/dollar_street"),
+        ("wds_winogavil", "misc/winogavil"),
         ("imagenetv2", "imagenetv2"),
         ("holiday_photos", "holiday_photos"),
     ],
 )
 def test_folders_name_their_task(folder: str, key: str) -> None:
     assert task_key(folder) == key
+
+
+REFUSED = {"fairface": "fairness/", "utkface": "fairness/", "winogavil": "misc/"}
+
+
+@pytest.mark.parametrize("task", ["wds", "imagenet-folder"])
+@pytest.mark.parametrize(("bare", "group"), REFUSED.items())
+def test_tasks_that_are_no_classification_are_refused(
+    tmp_path: Path, bare: str, group: str, task: Any
+) -> None:
+    message = rf"evaluate does not measure \w+ \({group}{bare}\): it [^\n]+$"
+    keys = [group + bare, bare, f"wds_{bare}", bare.upper()]
+    folders = [bare, f"wds_{bare}", f"wds_{group[:-1]}-{bare}_test"]
+    for key, folder in [*((key, "photos") for key in keys), *(("", name) for name in folders)]:
+        with pytest.raises(ValueError, match=message):
+            evaluate(Path("absent.pt"), task=task, root=tmp_path / folder, key=key)
+    with pytest.raises(FileNotFoundError):  # captions of such images, or classes under another key
+        evaluate(Path("absent.pt"), task="retrieval", root=tmp_path / bare)
+    with pytest.raises(FileNotFoundError):
+        evaluate(Path("absent.pt"), task=task, root=tmp_path / bare, key="ages")
 
 
 def row(key: str, value: float, checkpoint: str = "a") -> dict[str, Any]:
@@ -204,6 +227,12 @@ def test_a_result_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds results of a, not of b; give each checkpoint"):
         store_result(path, row("cars", 0.5, checkpoint="b"))
     assert read_results(path)["cars"] == {"acc1": 0.2}
+
+
+def test_classification_tasks_have_a_number_of_classes() -> None:
+    others = {"retrieval", "misc"}
+    kinds = {key for key in AVERAGED if key.partition("/")[0] not in others}
+    assert set(NUM_CLASSES) == kinds
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from mobileclip.models.clip import build_model
 from mobileclip.reproduce import GATED, SCALES, Run, Scale, train_student
 from mobileclip.stored_online import largest_difference
 from mobileclip.verify import verify
+from tenfold.results import load_result, save_result
 from tenfold.shards import TarMembers, read_index
 
 SMALL = Scale(classes=4, steps=2, teacher_steps=2, arms=GATED)
@@ -160,6 +161,16 @@ def test_claims_hold_by_intervals() -> None:
         "reinforcement": False,
         "storing": False,
     }
+
+
+@pytest.mark.parametrize(("scale", "kept"), [("tiny", "tiny"), ("glyphs", "small")])
+def test_results_of_every_scale_can_be_kept(scale: str, kept: str, tmp_path: Path) -> None:
+    values = {"top1": {arm: [0.1, 0.2] for arm in (REAL, BOTH, DR)}}
+    for result in judge(values, [0.0, 0.0], scale=scale, notes="").values():
+        save_result(result, tmp_path / "result.json")
+        assert load_result(tmp_path / "result.json") == result
+        assert result.scale == kept
+        assert result.command == f"uv run mobileclip reproduce --scale {scale} --seeds 2"
 
 
 def test_every_scale_has_the_gated_arms() -> None:

@@ -1,7 +1,9 @@
 """`export`, `reparam`, `latency` and `classify`, each through its verb on a small real model."""
 
+import importlib.util
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,12 @@ import torch.nn.functional as F
 from PIL import Image
 
 from mobileclip.checkpoint import load_model
-from mobileclip.classify import classify, split_labels
+from mobileclip.classify import classify
 from mobileclip.evaluate import evaluate
 from mobileclip.evaluation.images import as_floats, model_input
 from mobileclip.export import export
 from mobileclip.exporting import folders, graphs, open_clip_folder, parity
-from mobileclip.latency import Latency, Row, Settings, latency, report
+from mobileclip.latency import Latency, Row, Settings, latency, measure, report
 from mobileclip.models.clip import MobileCLIP, build_model
 from mobileclip.models.fold import fold, is_folded, randomise_
 from mobileclip.models.keymap import save_weights
@@ -60,8 +62,11 @@ def test_onnx_runtime_gives_the_logits_of_the_trained_model(
     pictures: list[Image.Image],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     export(weights, tmp_path / "out", format="onnx")
+    assert not [record.name for record in caplog.records if record.name.startswith("onnx")]
     assert "largest difference of logits" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     facts = json.loads((tmp_path / "out" / "mobileclip.json").read_text())
@@ -163,7 +168,7 @@ def test_classify_prints_what_the_model_says(
 ) -> None:
     pictures[0].save(tmp_path / "picture.png")
     labels = ["cat", "dog", "red car"]
-    classify(tmp_path / "picture.png", checkpoint=weights, labels=["cat,dog", "red car"])
+    classify(tmp_path / "picture.png", checkpoint=weights, labels=["cat,dog,red car"])
     shown = capsys.readouterr().out
     model = load_model(weights)
     images = as_floats(model_input(pictures[0], 32))[None]
@@ -176,17 +181,12 @@ def test_classify_prints_what_the_model_says(
         classify(tmp_path / "none.png", checkpoint=weights, labels=["a", "b"])
 
 
-@pytest.mark.parametrize("words", [["cat"], ["cat,cat"], [","]])
-def test_labels_that_cannot_be_told_apart(words: list[str]) -> None:
-    with pytest.raises(ValueError, match="two or more different ones"):
-        split_labels(words)
-
-
 def test_evaluate_writes_a_line_in_datacomps_format(
     weights: Path,
     pictures: list[Image.Image],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for number, picture in enumerate(pictures):
         folder = tmp_path / "holiday" / f"class{number % 2}"
@@ -199,6 +199,10 @@ def test_evaluate_writes_a_line_in_datacomps_format(
     out, holiday = tmp_path / "results.jsonl", tmp_path / "holiday"
     common: dict[str, Any] = {"batch_size": 2, "device": "cpu", "out": out}
     evaluate(weights, task="imagenet-folder", root=holiday, **common)
+    assert not caplog.messages
+    other: dict[str, Any] = {**common, "out": None, "key": "imagenet1k"}
+    evaluate(weights, task="imagenet-folder", root=holiday, **other)
+    assert caplog.messages[0].startswith("imagenet1k has 1000 classes, 2 are measured")
     evaluate(weights, task="retrieval", root=holiday, key="captions", **common)
     evaluate(weights, task="order", root=holiday / "order.json", **common)
     assert "holiday, 4 images" in capsys.readouterr().out
@@ -226,13 +230,56 @@ def test_latency_times_every_form_beside_the_peer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     threads = torch.get_num_threads()
-    latency(models=["tiny"], repeats=2, warmup=0, out=tmp_path / "latency.json")
+    latency(models=["Tiny"], repeats=2, warmup=0, out=tmp_path / "latency.json")
     assert torch.get_num_threads() == threads
     assert "vit_b_16" in capsys.readouterr().out
     rows = json.loads((tmp_path / "latency.json").read_text())["rows"]
     forms = [(row["model"], row["form"]) for row in rows]
     assert forms == [("tiny", "unfolded"), ("tiny", "folded"), ("vit_b_16", "")]
     assert all(0 < row["image"]["median"] <= row["image"]["p95"] for row in rows)
+
+
+def test_latency_times_exported_graphs_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions: list[onnxruntime.SessionOptions] = []
+    session = onnxruntime.InferenceSession
+
+    def opened(path: Path, options: onnxruntime.SessionOptions, **rest: Any) -> Any:
+        sessions.append(options)
+        return session(path, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    rows = measure(["tiny"], Settings(repeats=1, warmup=0, forms=("torch", "onnx", "eager")))
+    assert [row.form for row in rows] == ["torch", "onnx", "unfolded", "folded", ""]
+    assert all(row.image.median > 0 and row.text.median > 0 for row in rows)
+    assert [options.intra_op_num_threads for options in sessions] == [1, 1]
+
+
+def test_loaded_towers_are_the_folded_model(tmp_path: Path) -> None:
+    folded = fold(build_model("tiny").eval())
+    graphs.write(graphs.trace(folded), folded, tmp_path, format="onnx")
+    image, text = graphs.load(tmp_path, format="onnx", threads=1)
+    inputs = parity.samples(folded)
+    with torch.inference_mode():
+        torch.testing.assert_close(image(inputs.images), folded.encode_image(inputs.images))
+        torch.testing.assert_close(text(inputs.tokens), folded.encode_text(inputs.tokens))
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda out: latency(models=["tiny"], forms=["onnx"]),
+        lambda out: export(Path("absent.pt"), out, format="onnx"),
+    ],
+)
+def test_a_missing_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: Callable[[Path], None]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name)
+    )
+    with pytest.raises(ValueError, match=r"needs onnxruntime: install the extra \w+\[onnx\]"):
+        verb(tmp_path / "out")
 
 
 def test_the_ratio_is_of_image_and_text_together() -> None:
@@ -249,6 +296,8 @@ def test_the_ratio_is_of_image_and_text_together() -> None:
     [
         ({"models": ["s9"]}, "models must be some of s0, s1"),
         ({"models": []}, "models must be some of"),
+        ({"forms": ["jit"]}, "forms must be some of eager, onnx, torch, got jit"),
+        ({"forms": []}, "forms must be some of"),
         ({"repeats": 0}, "repeats must be at least 1, got 0"),
         ({"warmup": -1}, "warmup must be at least 0"),
         ({"device": "abacus"}, "device must be auto, cpu"),

@@ -272,7 +272,7 @@ def test_a_teacher_that_answers_with_nan_is_an_error(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"views": 0}, "num_views must be >= 1"),
+        ({"views": 0}, "^views must be >= 1, got 0"),
         ({"size": 0}, "augment.size must be > 0, got 0"),
         ({"format": "pickle"}, "format must be one of emb.bin, npz, pth.gz, got 'pickle'"),
         ({"workers": 0}, "workers and threads must be >= 1"),

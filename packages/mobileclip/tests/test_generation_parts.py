@@ -84,6 +84,8 @@ def test_other_errors_are_no_bad_samples(threads: int):
         ({"png": b"\x89PNG"}, "png: image cannot be decoded"),
         ({"png": b""}, "png: image cannot be decoded"),
         ({"txt": b"\xff"}, "txt is not UTF-8"),
+        ({"txt": b""}, "captions: the real caption is empty"),
+        ({"txt": b" \n"}, "captions: the real caption is empty"),
         ({"json": b"{"}, "json is no JSON"),
         ({"json": b"[1]"}, "json must be a JSON object, got list"),
     ],

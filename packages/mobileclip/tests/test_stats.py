@@ -35,7 +35,7 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(tmp_path, [made])
     stats(str(tmp_path))
     printed = capsys.readouterr().out
-    assert "3 samples in 1 shards" in printed
+    assert "3 samples in 1 shard," in printed
     assert "4 views, 3 captions; teachers teacher 0 (6, scale 100), teacher 1" in printed
     assert "160 (1.1" in printed
     row = next(line for line in printed.splitlines() if " jpg " in line)

@@ -81,6 +81,28 @@ def test_a_run_starts_from_weights(words: list[str]) -> None:
         torch.testing.assert_close(found[name], given[name], rtol=0, atol=1e-9)
 
 
+def test_a_finished_run_is_prolonged_by_less_than_its_interval(words: list[str]) -> None:
+    words = [*words, "--run_dir=run", "--trainer.val_check_interval=3", "--checkpoint.monitor="]
+    assert APP.main([*words, "--trainer.max_steps=2"]) == 0
+    assert APP.main([*words, "--trainer.max_steps=4", "--resume=auto"]) == 0
+    rows = read_metrics(Path("run/metrics.csv"))
+    assert [row["step"] for row in rows if "val/image_to_text_r1" in row] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("mode", ["dr", "clip"])
+def test_data_without_the_synthetic_captions_asked_for(
+    words: list[str], mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path("train/reinforcement.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_captions": 0}))
+    words = [*words, f"--loss.mode={mode}", "--run_dir=run"]
+    assert APP.main(words) == 2
+    (line,) = [t for t in capsys.readouterr().err.splitlines() if t.startswith("error: ")]
+    assert "train has no synthetic captions by its reinforcement.json, which" in line
+    assert "give loss.captions=real" in line
+    assert not Path("train/quarantine.jsonl").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pairs(
     words: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

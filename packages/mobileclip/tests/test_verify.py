@@ -24,6 +24,7 @@ from mobileclip.images import decode_image
 from mobileclip.recompute import teacher_cosines
 from mobileclip.replay import decode_view
 from mobileclip.schema import ReinforcementInfo
+from mobileclip.stats import stats
 from mobileclip.verify import Problem, check_samples, choose_samples, verify
 from tenfold.augment.pipeline import Augment
 
@@ -31,7 +32,9 @@ from tenfold.augment.pipeline import Augment
 def test_good_shards_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_release(tmp_path, count=5, shard_size=3)
     assert verify(str(tmp_path), sample=4) == 0
-    assert "4 samples: 0 bad" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 of 5 samples (--sample 0 for all): 0 bad" in printed
+    assert "warning" not in printed
 
 
 def test_bad_samples_are_named_by_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +53,7 @@ def test_bad_samples_are_named_by_kind(tmp_path: Path, capsys: pytest.CaptureFix
     assert [problem.key for problem in problems] == [one.uid for one in made[:3]]
     assert verify(str(tmp_path), sample=0) == 1
     printed = capsys.readouterr().out
-    assert "4 samples: 3 bad" in printed
+    assert "4 of 4 samples: 3 bad" in printed
     assert "the image is another than the one" in printed
 
 
@@ -67,6 +70,19 @@ def test_counts_against_the_file(tmp_path: Path, changes: dict[str, int], messag
     (problem,) = check_samples(index, info, [0])
     assert isinstance(problem, Problem)
     assert problem.reason == message
+
+
+def test_one_uid_in_two_tars_is_a_counted_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other, again = make_sample(0), make_sample(1), make_sample(2)
+    again.members["json"] = one.members["json"]  # the uid stands there, the key is another
+    write_folder(tmp_path, [[other, one], [again]])
+    expected = f"another one: 1, such as {one.uid} in {tmp_path}/00000000.tar and {tmp_path}"
+    assert verify(str(tmp_path), sample=0) == 0
+    assert f"warning: samples with the uid of {expected}/00000001.tar;" in capsys.readouterr().out
+    stats(str(tmp_path))
+    assert f"warning: samples with the uid of {expected}/00000001.tar;" in capsys.readouterr().out
 
 
 def test_samples_are_drawn_once_and_in_order() -> None:

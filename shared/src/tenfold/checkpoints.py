@@ -73,7 +73,8 @@ def verify(path: Path) -> dict[str, Any]:
         manifest = json.loads(manifest_path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path} has no manifest: its save was interrupted, or it is no checkpoint of ours"
+            f"{path} has no manifest {manifest_path(path).name} beside it: both files are needed, "
+            "copy both; or its save was interrupted, or it is no checkpoint of ours"
         ) from None
     except json.JSONDecodeError:
         raise CheckpointError(f"{manifest_path(path)} is not JSON") from None

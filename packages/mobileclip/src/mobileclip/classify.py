@@ -1,5 +1,6 @@
 """The verb `classify`: which of some labels fits a picture, for a first look at a model."""
 
+import csv
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +20,8 @@ def classify(
     Args:
         image: JPEG, PNG or WebP file.
         checkpoint: Checkpoint or run folder of `fit`, or a weights file.
-        labels: Labels, as several words or with commas: `--labels cat,dog,"red car"`.
+        labels: Labels, as several words, each one label, or as one word with commas; a label that
+            holds a comma is quoted in it: `--labels 'cat,red car,"a dog, asleep"'`.
         template: Prompt, {} for the label.
         ema: Take the moving average of the weights where the checkpoint has one.
 
@@ -39,12 +41,20 @@ def classify(
 
 
 def split_labels(words: list[str]) -> list[str]:
-    """Return the labels of `cat,dog` or of several words.
+    """Return the labels of one word such as `cat,dog`, read as a line of CSV, or of several words.
 
     Raises:
-        ValueError: There are fewer than two, or one comes twice.
+        ValueError: There are fewer than two, one comes twice, or a quotation does not end.
     """
-    labels = [label.strip() for word in words for label in word.split(",") if label.strip()]
+    if len(words) == 1:
+        try:
+            (words,) = csv.reader(words, skipinitialspace=True, strict=True)
+        except csv.Error as error:
+            raise ValueError(
+                f"labels {words[0]!r} cannot be split at commas: {error}; quote a label as a "
+                'whole: cat,"a dog, asleep"'
+            ) from error
+    labels = [label.strip() for label in words if label.strip()]
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise ValueError(f"labels must be two or more different ones, got {', '.join(labels)}")
     return labels

@@ -71,7 +71,7 @@ def convert(
     if (folder / INFO).is_file():
         shutil.copyfile(folder / INFO, out / INFO)
     write_index(out, [ShardEntry(**entry) for entry in results.values()])
-    logger.info("wrote %d shards with %s to %s", len(results), to, out)
+    logger.info("wrote shards with %s to %s: %d", to, out, len(results))
 
 
 def _convert_shard(task: ConvertTask, folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from mobileclip.reader_config import ReaderConfig, Sampling
 from mobileclip.rejections import count_rejections
 from mobileclip.schema import ReinforcementInfo
 from mobileclip.shard_sources import open_shards, read_reinforcement
+from mobileclip.size_filter import SizeFilter
 from tenfold.augment.config import AugmentConfig
 from tenfold.loader_workers import usable_workers
 from tenfold.shards import ShardIndex
@@ -55,6 +56,8 @@ class ReinforcedData(lightning.LightningDataModule):
         scale_translate: Whether stored translations grow with the student's image; the official
             code replays their pixels.
         rescale_boxes: Accept images that were only resized since their views were drawn.
+        min_image_size: Pixels that the shorter side of an image must have to be trained on; 0 for
+            any. Smaller ones are passed over and counted, but not as rejected.
         max_bad_fraction: Share of rejected pairs above which the run fails.
         quarantine: File that lists rejected pairs; none for beside the index.
         eval_batch_size: Pairs of a batch to measure on, on one rank.
@@ -84,6 +87,7 @@ class ReinforcedData(lightning.LightningDataModule):
         augment: AugmentConfig | None = None,
         scale_translate: bool = False,
         rescale_boxes: bool = False,
+        min_image_size: int = 0,
         max_bad_fraction: float = 0.2,
         quarantine: Path | None = None,
         eval_batch_size: int = 256,
@@ -110,6 +114,7 @@ class ReinforcedData(lightning.LightningDataModule):
             synthetic_keys=synthetic_keys,
             scale_translate=scale_translate,
             rescale_boxes=rescale_boxes,
+            min_image_size=min_image_size,
             augment=augment,
             seed=seed,
         )
@@ -123,6 +128,7 @@ class ReinforcedData(lightning.LightningDataModule):
         self.held_out: ShardIndex | None = None
         self.info: ReinforcementInfo | None = None
         self._restored: dict[str, Any] | None = None
+        self._size_filter: SizeFilter | None = None
 
     def prepare_data(self) -> None:
         """Make the demo's data if `prepare` says how, and index tars; one process does it."""
@@ -140,7 +146,8 @@ class ReinforcedData(lightning.LightningDataModule):
         Raises:
             FileNotFoundError: Shards are not there.
             ValueError: The data have other teachers than `teacher_dims`, are not reinforced in mode
-                `dr`, or a run was interrupted with other data.
+                `dr`, lack the synthetic captions that are asked for, or a run was interrupted with
+                other data.
         """
         during_fit = stage in ("fit", "validate")
         self.held_out = open_shards(self.val_spec if during_fit else self.test_spec)
@@ -171,7 +178,7 @@ class ReinforcedData(lightning.LightningDataModule):
             )
         assert self.training is not None
         remaining = self.total_steps - trainer.global_step
-        return pair_loader(
+        loader = pair_loader(
             self.training,
             self.config,
             self.info,
@@ -185,6 +192,8 @@ class ReinforcedData(lightning.LightningDataModule):
             quarantine=self.quarantine,
             pin_memory=torch.cuda.is_available(),
         )
+        self._size_filter = loader.size_filter
+        return loader
 
     def val_dataloader(self) -> DataLoader[PairBatch]:
         """Return this rank's share of the pairs to measure on."""
@@ -199,12 +208,16 @@ class ReinforcedData(lightning.LightningDataModule):
         return self._held_out_loader()
 
     def teardown(self, stage: str) -> None:
-        """Log how many pairs were rejected, by kind."""
+        """Log how many pairs were rejected, by kind, and how many had too small an image."""
         if stage == "fit" and self.training is not None:
             default = self.training.folder / "quarantine.jsonl"
             rejected = count_rejections(self.quarantine or default, self.training.sha256)
             for kind, count in rejected.most_common():
                 logger.warning("%d of %d pairs rejected: %s", count, self.num_pairs, kind)
+        if stage == "fit" and self._size_filter is not None:
+            passed, least = self._size_filter.passed(), self._size_filter.least
+            text = "%d of %d pairs read passed over: shorter side below data.min_image_size=%d"
+            logger.info(text, passed.small, passed.read, least)
 
     @property
     def num_pairs(self) -> int:
@@ -233,6 +246,12 @@ class ReinforcedData(lightning.LightningDataModule):
             raise ValueError(
                 f"{self.shards_spec} has no reinforcement.json, which mode dr needs; make it with "
                 "generate-embeddings, or name the published data set in data.release"
+            )
+        if self.info is not None and self.config.needs_synthetic and not self.info.num_captions:
+            raise ValueError(
+                f"{self.shards_spec} has no synthetic captions by its reinforcement.json, which "
+                f"loss.captions={self.config.captions} needs; give loss.captions=real, or make "
+                "them with generate-captions first"
             )
         dims = () if self.info is None else self.info.dims
         if self.teacher_dims and dims and self.teacher_dims != dims:

@@ -65,6 +65,43 @@ TASKS: dict[str, Task] = {
     "fairness/utkface": Task("UTKFace", None),
 }
 
+NUM_CLASSES = {
+    **dict.fromkeys(("imagenet1k", "imagenetv2", "imagenet_sketch"), 1000),
+    **dict.fromkeys(("imagenet-a", "imagenet-o", "imagenet-r"), 200),
+    **dict.fromkeys(("cifar10", "mnist", "stl10", "vtab/eurosat", "vtab/svhn"), 10),
+    **dict.fromkeys(("vtab/pcam", "renderedsst2", "wilds/camelyon17"), 2),
+    **dict.fromkeys(("vtab/cifar100", "fgvc_aircraft"), 100),
+    **dict.fromkeys(("vtab/caltech101", "vtab/flowers"), 102),
+    "vtab/clevr_count_all": 8,
+    "vtab/clevr_closest_object_distance": 6,
+    "country211": 211,
+    "vtab/dtd": 47,
+    "food101": 101,
+    "gtsrb": 43,
+    "vtab/kitti_closest_vehicle_distance": 4,
+    "objectnet": 113,
+    "vtab/pets": 37,
+    "voc2007": 20,
+    "vtab/resisc45": 45,
+    "cars": 196,
+    "sun397": 397,
+    "wilds/iwildcam": 182,
+    "wilds/fmow": 62,
+    "fairness/dollar_street": 58,
+    "fairness/geode": 40,
+}
+"""Classes of each classification task (`num_classes` of DataComp's tasklist.yml)."""
+
+_OF_GROUPS = "it compares groups of people and counts in no average, so leave it out"
+
+UNMEASURED = {
+    "misc/winogavil": "it counts by the Jaccard index of chosen images, not by top-1 over classes; "
+    "give `aggregate` a result file of DataComp's evaluation",
+    "fairness/fairface": _OF_GROUPS,
+    "fairness/utkface": _OF_GROUPS,
+}
+"""Tasks that are no classification, and why a top-1 accuracy of them would mean nothing."""
+
 AVERAGED = tuple(key for key, task in TASKS.items() if task.metric is not None)
 """The 38 tasks of the average."""
 
@@ -97,9 +134,29 @@ def task_key(folder: str) -> str:
     """
     bare = folder.removeprefix("wds_").removesuffix("_test")
     for key in TASKS:
-        if bare in (key.replace("/", "-"), key.removeprefix("fairness/")):
+        if bare in (
+            key.replace("/", "-"),
+            key.removeprefix("fairness/"),
+            key.removeprefix("misc/"),
+        ):
             return key
     return folder
+
+
+def require_classification(name: str) -> None:
+    """Refuse a task whose metric is no accuracy over classes.
+
+    Args:
+        name: Key of the task, or its data folder's name.
+
+    Raises:
+        ValueError: It is FairFace, UTKFace or WinoGAViL.
+    """
+    key = task_key(name.lower())
+    if key in UNMEASURED:
+        raise ValueError(
+            f"evaluate does not measure {TASKS[key].dataset} ({key}): {UNMEASURED[key]}"
+        )
 
 
 def main_metric(key: str, metrics: Metrics) -> float | None:

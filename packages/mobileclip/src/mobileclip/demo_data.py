@@ -26,7 +26,6 @@ DEMO_AUGMENT = AugmentConfig(size=32, scale=(0.7, 1.0), ratio=(0.85, 1.2), flip=
 MARK = "demo.json"
 WEB, TEACHING, TEST, CAPTIONED, REINFORCED = "web", "teaching", "test", "captioned", "reinforced"
 SOURCES = {"digits": DIGITS, "glyphs": GLYPHS}
-_BATCH_SIZE = 128
 
 
 def demo_data(
@@ -143,41 +142,19 @@ def teacher_name(member: int) -> str:
 
 def _train_teacher(seed: int, folder: Path, *, teaching: str, val: str, steps: int) -> None:
     """Train one teacher on clean captions of both kinds; a job that leaves its weights."""
-    import torch
-
-    from mobileclip.config import LossConfig, ModelConfig
-    from mobileclip.data import ReinforcedData
+    from mobileclip.config import LossConfig
+    from mobileclip.demo_training import TrainingSetup, train_clip
     from mobileclip.models.keymap import save_weights
-    from mobileclip.module import MobileCLIPModule
-    from tenfold.bare_trainer import bare_trainer
     from tenfold.cli.quiet import silence_adverts
     from tenfold.measurements import one_thread
-    from tenfold.optim import OptimConfig
 
     silence_adverts()
-    torch.manual_seed(seed)
     loss = LossConfig(mode="clip", captions="both", distill_weight=0.0)
-    module = MobileCLIPModule(ModelConfig(name="tiny"), loss, demo_optim(OptimConfig, steps))
-    data = ReinforcedData(
-        teaching,
-        val=val,
-        model="tiny",
-        mode="clip",
-        captions="both",
-        batch_size=_BATCH_SIZE,
-        total_steps=steps,
-        augment=DEMO_AUGMENT,
-        seed=seed,
-        workers=0,
-    )
     with one_thread():
-        bare_trainer(steps).fit(module, datamodule=data)
+        module = train_clip(
+            TrainingSetup(steps=steps), loss, Path(teaching), val=Path(val), seed=seed
+        )
     save_weights(module.network, folder / f"{teacher_name(seed % 1000)}.safetensors", layout="ours")
-
-
-def demo_optim(config: Any, steps: int) -> Any:
-    """Return the optimiser of teachers and students."""
-    return config(lr=2e-3, total_steps=steps, warmup_steps=min(20, steps - 1), weight_decay=0.05)
 
 
 def _write_captions(

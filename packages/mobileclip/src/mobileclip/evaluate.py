@@ -1,5 +1,6 @@
 """The verb `evaluate`: zero-shot classification, retrieval and word order on local data."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -7,14 +8,24 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from mobileclip.datacomp import TASKS, main_metric, task_key
-from mobileclip.result_files import store_result
+from mobileclip.datacomp import (
+    NUM_CLASSES,
+    TASKS,
+    main_metric,
+    require_classification,
+    task_key,
+)
+from mobileclip.result_files import require_storable, store_result
 
 if TYPE_CHECKING:
     from mobileclip.evaluation.embedding import Embedder
 
+_log = logging.getLogger(__name__)
+
 TaskKind = Literal["imagenet-folder", "wds", "retrieval", "order"]
 Metrics = Mapping[str, float | None]
+
+_OVER_CLASSES: tuple[TaskKind, ...] = ("imagenet-folder", "wds")
 
 
 def evaluate(
@@ -36,7 +47,8 @@ def evaluate(
     Args:
         checkpoint: Checkpoint or run folder of `fit`, or a weights file.
         task: `imagenet-folder` (class folders), `wds` (a task of CLIP_benchmark or DataComp:
-            `test/*.tar` with classnames.txt and zeroshot_classification_templates.txt),
+            `test/*.tar` with classnames.txt and zeroshot_classification_templates.txt; not
+            FairFace, UTKFace and WinoGAViL, which do not count by classes),
             `retrieval` (`captions.json` beside images, or tars with `txt`), `order` (a JSON file of
             ARO-style records).
         root: The data's folder; for `order` the JSON file.
@@ -53,13 +65,18 @@ def evaluate(
 
     Raises:
         FileNotFoundError: Data are missing.
-        ValueError: An option is impossible, there is no such checkpoint, or the data have another
-            form.
+        ValueError: An option is impossible, there is no such checkpoint, the data have another
+            form, the task is none of classes, or `out` cannot be written or is of another
+            checkpoint.
     """
     if batch_size < 1 or workers < 0:
         raise ValueError(f"batch_size must be >= 1 and workers >= 0, got {batch_size}, {workers}")
     root = Path(root)
     key = key or task_key(root.stem)
+    if task in _OVER_CLASSES:
+        require_classification(key)
+    if out is not None:
+        require_storable(out, str(checkpoint))
     opened = _OPENERS[task](root, classnames, templates)
     embedder, image_size = _load(checkpoint, ema, batch_size, workers, device)
     metrics = opened.measure(embedder, image_size, key)
@@ -97,6 +114,7 @@ def _labelled(task: Any) -> _Opened:
     from mobileclip.evaluation.images import ModelInputs
 
     def measure(embedder: "Embedder", size: int, key: str) -> Metrics:
+        _warn_of_other_classes(key, len(task.class_names))
         groups = classification.GROUPS.get(key)
         if groups is not None and task.metadata_NM is None:
             raise ValueError(f"{key} needs metadata: an npy member in each sample")
@@ -111,6 +129,13 @@ def _labelled(task: Any) -> _Opened:
         return {**metrics, **worst}
 
     return _Opened(len(task.images), measure)
+
+
+def _warn_of_other_classes(key: str, found: int) -> None:
+    expected = NUM_CLASSES.get(key, found)
+    if found != expected:
+        text = "%s has %d classes, %d are measured: the result is not comparable; give another key"
+        _log.warning(text, key, expected, found)
 
 
 def _retrieval(root: Path, classnames: Path | None, templates: Path | None) -> _Opened:

@@ -45,7 +45,7 @@ def export(
 
     out = require_new(out)
     if format == "onnx":
-        _require_onnx()
+        require_onnx("export to onnx")
     from mobileclip.checkpoint import load_model
 
     model = load_model(checkpoint, ema=ema).eval()
@@ -82,9 +82,17 @@ def _export_graphs(
         return graphs.check(model, folder, format=format)
 
 
-def _require_onnx() -> None:
+def require_onnx(purpose: str) -> None:
+    """Refuse when the packages of the extra `onnx` are not all there.
+
+    Args:
+        purpose: What needs them, as the message begins.
+
+    Raises:
+        ValueError: Some are missing; names the extra.
+    """
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"export to onnx needs {', '.join(missing)}: install the extra mobileclip[onnx]"
+            f"{purpose} needs {', '.join(missing)}: install the extra mobileclip[onnx]"
         )

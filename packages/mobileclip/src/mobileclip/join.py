@@ -99,7 +99,7 @@ def join(
     work = out / _WORK
     wanted = list_uids(shards, work, title="reinforced", **pool)
     present = list_uids(tars, work, title="images", **pool)
-    table = UidTable.build(present)
+    table = UidTable.build(map(hash_uids, present))
     table.save(work / "table")
     write_json(work / "images.json", [tar.path for tar in tars])
     tasks = {

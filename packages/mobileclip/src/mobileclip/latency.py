@@ -1,4 +1,4 @@
-"""The verb `latency`: time of an image and of a text, folded and not, beside ViT-B/16's CLIP.
+"""The verb `latency`: time of an image and of a text, folded, not and exported, beside ViT-B/16's.
 
 The protocol is the paper's (section 5, spec 4): each model at its own image size, image and text
 apart, median and 95th percentile after a warm-up. The models take turns, so that a busy moment of
@@ -6,21 +6,27 @@ the machine falls on all of them. Weights are random: they do not change the tim
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from mobileclip.config import MODELS
+from mobileclip.export import require_onnx
 from tenfold import atomic
 from tenfold.results import this_machine
 
 if TYPE_CHECKING:
     import torch
 
+    from mobileclip.models.clip import MobileCLIP
+
     Encode = Callable[[torch.Tensor], torch.Tensor]
+
+Form = Literal["eager", "onnx", "torch"]
 
 PEER = "vit_b_16"
 PEER_SIZE, PEER_TOKENS = 224, 77
@@ -34,7 +40,7 @@ class Latency(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One model in one form."""
+    """One model in one form: `unfolded`, `folded`, `onnx` and `torch` (graphs, folded)."""
 
     model: str
     form: str
@@ -57,11 +63,13 @@ class Settings(NamedTuple):
     warmup: int = 3
     channels_last: bool = False
     compiled: bool = False
+    forms: tuple[Form, ...] = ("eager",)
 
 
 def latency(
     *,
     models: list[str] = ["s0", "s1", "s2", "b"],  # noqa: B006 - never changed; shown in --help
+    forms: list[Form] = ["eager"],  # noqa: B006
     device: str = "cpu",
     batch_size: int = 1,
     threads: int = 1,
@@ -71,21 +79,25 @@ def latency(
     compiled: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Time the models, folded and unfolded, and open_clip's ViT-B-16 in one run.
+    """Time the models, folded and unfolded or exported, and open_clip's ViT-B-16 in one run.
 
     Args:
-        models: Which models.
+        models: Which models, in any case.
+        forms: `eager` is the model itself, folded and unfolded; `onnx` (in ONNX Runtime, needs the
+            extra `onnx`) and `torch` (`torch.export`) are what `export` writes: folded graphs, on a
+            CPU.
         device: `cpu`, `cuda`, `cuda:<number>` or `auto`.
         batch_size: Images and texts at once.
         threads: Threads of a CPU.
         repeats: Timed calls.
         warmup: Calls before them.
-        channels_last: Keep images in channels-last order.
-        compiled: Run the models through torch.compile.
+        channels_last: Keep images of `eager` models in channels-last order.
+        compiled: Run `eager` models through torch.compile.
         out: JSON file of all figures.
 
     Raises:
-        ValueError: An option is impossible, or there is no such model or device.
+        ValueError: An option is impossible, there is no such model, form or device, or an extra is
+            not installed.
     """
     for name, value, least in (
         ("batch_size", batch_size, 1),
@@ -95,9 +107,17 @@ def latency(
     ):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+    models = [name.lower() for name in models]
     if not models or not set(models) <= set(MODELS):
         raise ValueError(f"models must be some of {', '.join(MODELS)}, got {', '.join(models)}")
-    settings = Settings(device, batch_size, threads, repeats, warmup, channels_last, compiled)
+    if not forms or not set(forms) <= set(get_args(Form)):
+        known = ", ".join(get_args(Form))
+        raise ValueError(f"forms must be some of {known}, got {', '.join(forms)}")
+    if "onnx" in forms:
+        require_onnx("timing onnx graphs")
+    settings = Settings(
+        device, batch_size, threads, repeats, warmup, channels_last, compiled, tuple(forms)
+    )
     rows = measure(models, settings)
     Console(soft_wrap=True).print(report(rows, settings))
     if out is not None:
@@ -108,16 +128,23 @@ def latency(
 
 
 def measure(models: Sequence[str], settings: Settings) -> list[Row]:
-    """Time each model unfolded and folded, and the peer, turn by turn."""
+    """Time each model in each form, and the peer, turn by turn.
+
+    Raises:
+        ValueError: Graphs are asked for on another device than a CPU, or there is no such device.
+    """
     import torch
 
     from tenfold.devices import choose_device
 
     device = choose_device(settings.device)
+    if device.type != "cpu" and set(settings.forms) != {"eager"}:
+        raise ValueError(f"forms onnx and torch are timed on a CPU, got device {device}")
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        arms = [_Arm(*each, device=device, settings=settings) for each in _build(models)]
+        built = _build(models, device=device, settings=settings)
+        arms = [_Arm(*each, device=device, settings=settings) for each in built]
         for turn in range(settings.warmup + settings.repeats):
             for arm in arms:
                 arm.run(keep=turn >= settings.warmup)
@@ -127,7 +154,7 @@ def measure(models: Sequence[str], settings: Settings) -> list[Row]:
 
 
 def report(rows: Sequence[Row], settings: Settings) -> Table:
-    """Lay out the times; the ratio is the peer's image and text over the row's."""
+    """Lay out the times; the ratio is the eager peer's image and text over the row's."""
     peer = next(row.median for row in rows if row.model == PEER)
     where = f"{settings.device}, batch {settings.batch_size}, {settings.threads} threads"
     title = f"Milliseconds and speed over {PEER}: {where}; {this_machine()}"
@@ -145,24 +172,27 @@ def report(rows: Sequence[Row], settings: Settings) -> Table:
 class _Built(NamedTuple):
     model: str
     form: str
-    module: Any
     image_size: int
     context_length: int
+    encoders: "tuple[Encode, Encode]"
 
 
-def _build(models: Sequence[str]) -> list[_Built]:
+def _build(
+    models: Sequence[str], *, device: "torch.device", settings: Settings
+) -> Iterator[_Built]:
     from mobileclip.models.clip import build_model
     from mobileclip.models.fold import fold
 
-    built: list[_Built] = []
     for name in models:
         model = build_model(name).eval()
-        shape = (model.image_size, model.context_length)
-        built += [
-            _Built(name, "unfolded", model, *shape),
-            _Built(name, "folded", fold(model), *shape),
-        ]
-    return [*built, _Built(PEER, "", _peer(), PEER_SIZE, PEER_TOKENS)]
+        shape, folded = (model.image_size, model.context_length), fold(model)
+        for form in settings.forms:
+            if form == "eager":
+                for module, kind in ((model, "unfolded"), (folded, "folded")):
+                    yield _Built(name, kind, *shape, _eager(module, device, settings))
+            else:
+                yield _Built(name, form, *shape, _exported(folded, form, settings.threads))
+    yield _Built(PEER, "", PEER_SIZE, PEER_TOKENS, _eager(_peer(), device, settings))
 
 
 def _peer() -> Any:
@@ -173,6 +203,29 @@ def _peer() -> Any:
     return open_clip.CLIP(**config).eval()  # create_model would warn of random weights
 
 
+def _eager(module: Any, device: "torch.device", settings: Settings) -> "tuple[Encode, Encode]":
+    import torch
+
+    module = module.to(device)
+    if settings.channels_last:
+        module = module.to(memory_format=torch.channels_last)
+    if settings.compiled:
+        return torch.compile(module.encode_image), torch.compile(module.encode_text)
+    return module.encode_image, module.encode_text
+
+
+def _exported(
+    folded: "MobileCLIP", form: Literal["onnx", "torch"], threads: int
+) -> "tuple[Encode, Encode]":
+    """Write both graphs as `export` does and load them as a user would."""
+    from mobileclip.exporting import graphs
+
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        graphs.write(graphs.trace(folded), folded, folder, format=form)
+        return graphs.load(folder, format=form, threads=threads)
+
+
 class _Arm:
     """A model with its inputs and the times taken so far."""
 
@@ -180,9 +233,9 @@ class _Arm:
         self,
         model: str,
         form: str,
-        module: Any,
         image_size: int,
         context_length: int,
+        encoders: "tuple[Encode, Encode]",
         *,
         device: "torch.device",
         settings: Settings,
@@ -190,16 +243,11 @@ class _Arm:
         import torch
 
         self._names, self._device = (model, form), device
-        module = module.to(device)
         image = torch.rand(settings.batch_size, 3, image_size, image_size, device=device)
-        if settings.channels_last:
-            module = module.to(memory_format=torch.channels_last)
+        if settings.channels_last and form not in ("onnx", "torch"):
             image = image.contiguous(memory_format=torch.channels_last)
         tokens = torch.randint(1, 49406, (settings.batch_size, context_length), device=device)
-        encode: list[Encode] = [module.encode_image, module.encode_text]
-        if settings.compiled:
-            encode = [torch.compile(call) for call in encode]
-        self._calls = tuple(zip(encode, (image, tokens), strict=True))
+        self._calls = tuple(zip(encoders, (image, tokens), strict=True))
         self._times: tuple[list[float], list[float]] = ([], [])
 
     def run(self, *, keep: bool) -> None:

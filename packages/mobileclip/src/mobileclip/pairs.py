@@ -18,6 +18,7 @@ from mobileclip.members import real_captions, stored_views, synthetic_captions, 
 from mobileclip.reader_config import ReaderConfig
 from mobileclip.rejections import Kind, RejectedSampleError, RejectionBudget
 from mobileclip.schema import ReinforcementInfo, SampleMeta
+from mobileclip.size_filter import SizeFilter
 from tenfold.shards import SampleSchema, TarMembers
 from tenfold.shards.samples import BadSampleError
 
@@ -55,19 +56,24 @@ class PairSchema(SampleSchema):
         config: How examples are made.
         info: What the shards hold; None for plain pairs.
         budget: Counts what this process rejects; None for no bound.
+        size_filter: Passes over small images before anything else is looked at; None for no filter.
     """
 
     config: ReaderConfig
     info: ReinforcementInfo | None = None
     budget: RejectionBudget | None = None
+    size_filter: SizeFilter | None = None
 
     def read(self, members: TarMembers, key: str) -> dict[str, Any]:
         """Return `{"__key__": ..., "pair": Pair}`.
 
         Raises:
             BadSampleError: A member is missing or damaged, or members contradict each other.
+            UnwantedSampleError: The image is smaller than `size_filter` allows.
             ShardError: Most samples that this process has read are bad.
         """
+        if self.size_filter is not None:
+            self.size_filter.check(members, key, max_bytes=self.limits.max_bytes)
         try:
             pair = self._pair(super().read(members, key))
         except BadSampleError as error:
@@ -150,6 +156,7 @@ def pair_schema(
     info: ReinforcementInfo | None = None,
     *,
     max_bad_fraction: float | None = None,
+    workers: int = 0,
 ) -> PairSchema:
     """Return the schema of what a training reads.
 
@@ -157,6 +164,7 @@ def pair_schema(
         config: How examples are made.
         info: What the shards hold.
         max_bad_fraction: Share of bad samples at which a process gives up; None for never.
+        workers: Loader processes that the schema will travel to.
 
     Raises:
         ValueError: Mode `dr` without `info`.
@@ -166,6 +174,7 @@ def pair_schema(
             "mode dr needs reinforced data: make them with generate-embeddings, or name the "
             "release that these shards are of"
         )
+    least = config.min_image_size
     required: dict[str, Sequence[str]] = {"image": IMAGE_EXTENSIONS}
     if config.needs_real:
         required["text"] = ("txt",)
@@ -183,6 +192,7 @@ def pair_schema(
         config=config,
         info=info,
         budget=None if max_bad_fraction is None else RejectionBudget(max_bad_fraction),
+        size_filter=SizeFilter(least, workers=workers) if least else None,
     )
 
 

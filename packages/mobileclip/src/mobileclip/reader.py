@@ -15,6 +15,7 @@ from mobileclip.pairs import Pair, pair_schema
 from mobileclip.reader_config import ReaderConfig
 from mobileclip.replay import Replay
 from mobileclip.schema import ReinforcementInfo
+from mobileclip.size_filter import SizeFilter
 from mobileclip.tokenizer import tokenize
 from tenfold import keyed
 from tenfold.shards import ShardIndex, ShardLoader, ShardStream
@@ -143,7 +144,13 @@ class PairBatches:
 
 
 class PairLoader(ShardLoader):
-    """A loader that is made anew from the trainer's step when a run resumes."""
+    """A loader that is made anew from the trainer's step when a run resumes.
+
+    Attributes:
+        size_filter: What passes over small images and counts them; None where all are taken.
+    """
+
+    size_filter: SizeFilter | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the checkpoint's step says it all."""
@@ -188,9 +195,10 @@ def pair_loader(
         FileNotFoundError: Shards of the index are missing.
         ValueError: Mode `dr` without `info`.
     """
+    schema = pair_schema(config, info, max_bad_fraction=max_bad_fraction, workers=workers)
     stream = ShardStream(
         index,
-        pair_schema(config, info, max_bad_fraction=max_bad_fraction),
+        schema,
         batch_size=batch_size,
         seed=config.seed,
         num_batches=num_batches,
@@ -200,12 +208,14 @@ def pair_loader(
         quarantine=quarantine,
     )
     stream.position = start
-    return PairLoader(
+    loader = PairLoader(
         stream,
         num_workers=workers,
         pin_memory=pin_memory,
         collate_fn=PairBatches(config, info, num_samples=index.num_samples),
     )
+    loader.size_filter = schema.size_filter
+    return loader
 
 
 def _written(texts: Sequence[str]) -> list[int]:

@@ -29,6 +29,8 @@ class ReaderConfig:
             grow with the student's image; the official code does not scale them.
         rescale_boxes: Whether crop boxes are scaled to images that were only resized since their
             views were drawn; otherwise such samples are rejected.
+        min_image_size: Pixels that the shorter side of a stored image must have; 0 for any. Smaller
+            ones are passed over, and are not bad samples.
         augment: Views that are drawn and not stored; None for the baseline's light crop in mode
             `clip` and for the published pipeline in mode `online`.
         seed: Key of all draws.
@@ -46,6 +48,7 @@ class ReaderConfig:
     synthetic_keys: str = SYNTHETIC_KEYS
     scale_translate: bool = False
     rescale_boxes: bool = False
+    min_image_size: int = 0
     augment: AugmentConfig | None = None
     seed: int = 0
 
@@ -56,6 +59,8 @@ class ReaderConfig:
         _require(0 <= self.mix_ratio <= 1, "mix_ratio", "must lie in 0..1", self.mix_ratio)
         _require(self.image_size >= 1, "image_size", "must be >= 1", self.image_size)
         _require(self.seed >= 0, "seed", "must be >= 0", self.seed)
+        least = self.min_image_size
+        _require(least >= 0, "min_image_size", "must be >= 0 (0 for any size)", least)
         mixes = self.augment is not None and self.augment.mixes
         _require(not mixes, "augment", "must not mix images", self.augment)
         _require(

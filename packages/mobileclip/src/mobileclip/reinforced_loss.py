@@ -8,7 +8,8 @@ mean instead, whose gradient is the same and whose value is larger by the teache
 Shapes: N pairs on this rank, b pairs on all ranks, D and D_k embedding widths of the student and of
 teacher k. Row i of images, captions and teacher embeddings belongs to pair i, and is a unit vector.
 
-Not here: encoders, clamping of the scale, one direction's matrices (`affinity_rows`).
+Not here: encoders, clamping of the scale, one direction's matrices
+(`tenfold.losses.affinity_rows`).
 """
 
 import functools
@@ -19,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mobileclip.affinity_rows import Affinity, RowTerms, row_terms
 from tenfold.gather import gather_rows, rank_and_size
+from tenfold.losses.affinity_rows import Affinity, RowTerms, row_terms
 from tenfold.losses.contrastive import scale_of_each
 from tenfold.losses.numerics import widen
 

@@ -3,7 +3,7 @@
 Students see handwritten digits with noisy web captions and are measured on other digits. All arms
 of a seed start from the same weights and take the same number of steps (spec 7a).
 
-Not here: what is concluded (`claims`).
+Not here: what is concluded (`claims`), and the scale `gpu` (`reproduce_gpu`).
 """
 
 import shutil
@@ -26,30 +26,20 @@ from mobileclip.claims import (
     SINGLE,
     judge,
 )
-from mobileclip.config import Captions, LossConfig, Mode, ModelConfig
-from mobileclip.data import ReinforcedData
-from mobileclip.demo_data import (
-    DEMO_AUGMENT,
-    REINFORCED,
-    SOURCES,
-    TEST,
-    demo_data,
-    demo_optim,
-    store_embeddings,
-)
+from mobileclip.config import Captions, LossConfig, Mode
+from mobileclip.demo_data import REINFORCED, SOURCES, TEST, demo_data, store_embeddings
 from mobileclip.demo_mismatch import shuffle_views
 from mobileclip.demo_scores import demo_scores
-from mobileclip.module import MobileCLIPModule
+from mobileclip.demo_training import Place, TrainingSetup, train_clip
+from mobileclip.reproduce_gpu import SceneScale, compare_on_scenes
 from mobileclip.stored_online import largest_difference
-from tenfold.bare_trainer import bare_trainer
 from tenfold.cli.quiet import silence_adverts
 from tenfold.jobs import run_jobs
+from tenfold.loader_workers import processors
 from tenfold.measurements import Measurements, one_thread
-from tenfold.optim import OptimConfig
-from tenfold.results import save_result, show_result
+from tenfold.results import Result, save_result, show_result
 
 SINGLE_TEACHER, SHUFFLED = "reinforced-one-teacher", "reinforced-shuffled"
-BATCH_SIZE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +121,9 @@ class Run:
 
 def reproduce(
     *,
-    scale: Literal["tiny", "small", "glyphs"] = "tiny",
-    seeds: int = 5,
-    workers: int = 2,
+    scale: Literal["tiny", "small", "glyphs", "gpu"] = "tiny",
+    seeds: int | None = None,
+    workers: int | None = None,
     data: Path = Path("data/reproduce-mobileclip"),
     out: Path = Path("results/mobileclip"),
 ) -> int:
@@ -141,9 +131,12 @@ def reproduce(
 
     Args:
         scale: `tiny` takes minutes; `small` has longer runs and all arms of the paper's ablation
-            that the data allow; `glyphs` has 200 characters in place of the ten digits.
-        seeds: Runs of each arm.
-        workers: Processes that train at a time, with one thread each.
+            that the data allow; `glyphs` has 200 characters in place of the ten digits; `gpu`
+            trains MobileCLIP-S0 on 100,000 composed scenes, also beside live teachers, and needs a
+            GPU.
+        seeds: Runs of each arm; by default 5, and 2 at `gpu`.
+        workers: Processes: students that train at a time with one thread each, by default 2; at
+            `gpu`, what draws and reads images, by default one less than the cores.
         data: Folder of pairs, teachers and what has been measured: the same command at the same
             commit goes on where it was interrupted.
         out: Folder of the result files and their plots.
@@ -152,16 +145,45 @@ def reproduce(
         0 when every claim holds, 1 when one does not.
 
     Raises:
-        ValueError: There are too few seeds or workers.
+        ValueError: There are too few seeds or workers, or no GPU for the scale `gpu`.
     """
-    if seeds < 2 or workers < 1:
-        raise ValueError(f"seeds must be >= 2 and workers >= 1, got {seeds} and {workers}")
+    seeds, workers = _checked(seeds, workers, on_gpu=scale == "gpu")
     silence_adverts()
-    size = SCALES[scale]
     kept = Measurements(data / "measured")
     folder = data / f"{scale}-{kept.revision}"
     if not kept.is_reusable:
         shutil.rmtree(folder, ignore_errors=True)
+    if scale == "gpu":
+        place = Place(device="cuda", loaders=workers)
+        results = compare_on_scenes(SceneScale(), folder, seeds=seeds, workers=workers, place=place)
+    else:
+        results = _compare(scale, folder, seeds=seeds, workers=workers)
+    for file, result in results.items():
+        save_result(result, out / f"{file}_{scale}.json")
+        show_result(result)
+    return 0 if all(result.holds for result in results.values()) else 1
+
+
+def _checked(seeds: int | None, workers: int | None, *, on_gpu: bool) -> tuple[int, int]:
+    """Return seeds and workers, completed.
+
+    Raises:
+        ValueError: There are too few of them, or there is no GPU.
+    """
+    if on_gpu and not torch.cuda.is_available():
+        raise ValueError(
+            "scale gpu needs an NVIDIA GPU and torch sees none: run it on a machine with one, or "
+            "take scale tiny"
+        )
+    seeds = (2 if on_gpu else 5) if seeds is None else seeds
+    workers = (max(1, processors() - 1) if on_gpu else 2) if workers is None else workers
+    if seeds < (least := 1 if on_gpu else 2) or workers < 1:
+        raise ValueError(f"seeds must be >= {least} and workers >= 1, got {seeds} and {workers}")
+    return seeds, workers
+
+
+def _compare(scale: str, folder: Path, *, seeds: int, workers: int) -> dict[str, Result]:
+    size = SCALES[scale]
     demo = prepare(size, folder / "demo", workers=workers)
     runs = [
         Run(arm=arm, seed=seed, size=size, demo=demo) for seed in range(seeds) for arm in size.arms
@@ -177,11 +199,7 @@ def reproduce(
     with one_thread():
         exact = folder / "exact"
         differences = [largest_difference(demo, exact, seed=seed) for seed in range(seeds)]
-    results = judge(_values(runs, measured), differences, scale=scale, notes=_notes(size))
-    for file, result in results.items():
-        save_result(result, out / f"{file}_{scale}.json")
-        show_result(result)
-    return 0 if all(result.holds for result in results.values()) else 1
+    return judge(_values(runs, measured), differences, scale=scale, notes=_notes(size))
 
 
 def prepare(size: Scale, demo: Path, *, workers: int) -> Path:
@@ -205,13 +223,14 @@ def train_student(run: Run, folder: Path) -> dict[str, float]:
     """Train and measure one student; a job, which leaves no file in its folder."""
     silence_adverts()
     with one_thread():
-        torch.manual_seed(run.seed)
-        module = MobileCLIPModule(
-            ModelConfig(name="tiny"), student_loss(run.arm), demo_optim(OptimConfig, run.size.steps)
-        )
-        pairs = student_pairs(run)
         started = time.process_time()
-        bare_trainer(run.size.steps).fit(module, datamodule=pairs)
+        module = train_clip(
+            TrainingSetup(steps=run.size.steps),
+            student_loss(run.arm),
+            run.demo / run.arm.store,
+            val=run.demo / TEST,
+            seed=run.seed,
+        )
         seconds = time.process_time() - started
         scores = demo_scores(module.network, run.demo / TEST, SOURCES[run.size.source])
     return {"top1": scores.top1, "kind": scores.kind, "cpu_s": seconds}
@@ -220,22 +239,6 @@ def train_student(run: Run, folder: Path) -> dict[str, float]:
 def student_loss(arm: Arm) -> LossConfig:
     """Return the loss of an arm."""
     return LossConfig(mode=arm.mode, captions=arm.captions, distill_weight=arm.distill_weight)
-
-
-def student_pairs(run: Run) -> ReinforcedData:
-    """Return the pairs of a run, with views of one pipeline in all arms."""
-    return ReinforcedData(
-        run.demo / run.arm.store,
-        val=run.demo / TEST,
-        model="tiny",
-        mode=run.arm.mode,
-        captions=run.arm.captions,
-        batch_size=BATCH_SIZE,
-        total_steps=run.size.steps,
-        augment=DEMO_AUGMENT,
-        seed=run.seed,
-        workers=0,
-    )
 
 
 def _values(runs: Sequence[Run], measured: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
@@ -248,8 +251,9 @@ def _values(runs: Sequence[Run], measured: dict[str, Any]) -> dict[str, dict[str
 
 
 def _notes(size: Scale) -> str:
+    setup = TrainingSetup(steps=size.steps)
     return (
-        f"{size.steps} steps of {BATCH_SIZE} pairs, one thread; {size.classes} classes of "
+        f"{size.steps} steps of {setup.batch_size} pairs, one thread; {size.classes} classes of "
         f"{size.source}, 60 % of the web captions noise, the same stored views in all arms but "
         "those of CLIP, which are drawn anew by the same rule."
     )

@@ -1,6 +1,7 @@
 """DataComp-format result files: one JSON object a line, `{"key", "dataset", "metrics"}`."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,37 @@ def store_result(path: Path, row: dict[str, Any]) -> None:
     Raises:
         ValueError: The file holds results of another checkpoint: an average over both is of none.
     """
-    rows = _read_rows(path) if path.exists() else []
-    for other in rows:
-        if other.get("checkpoint", row["checkpoint"]) != row["checkpoint"]:
-            raise ValueError(
-                f"{path} holds results of {other['checkpoint']}, not of {row['checkpoint']}; "
-                "give each checkpoint its own file"
-            )
+    rows = _rows_of(path, row["checkpoint"])
     kept = [other for other in rows if other["key"] != row["key"]]
     lines = [json.dumps(each, allow_nan=True) + "\n" for each in (*kept, row)]
     atomic.write_text(path, "".join(lines))
+
+
+def require_storable(path: Path, checkpoint: str) -> None:
+    """Refuse a file that `store_result` could not write, before the work of measuring.
+
+    Raises:
+        ValueError: It is a folder, cannot be written, or holds results of another checkpoint.
+    """
+    target = path
+    while not target.exists():  # missing folders are made
+        target = target.parent
+    fits = target.is_file() if target == path else target.is_dir()
+    # The file is replaced, so it is its folder that must be writable.
+    if not fits or not os.access(target.parent if target == path else target, os.W_OK):
+        raise ValueError(f"out {path} cannot be written because of {target}: name another file")
+    _rows_of(path, checkpoint)
+
+
+def _rows_of(path: Path, checkpoint: str) -> list[dict[str, Any]]:
+    rows = _read_rows(path) if path.exists() else []
+    for other in rows:
+        if other.get("checkpoint", checkpoint) != checkpoint:
+            raise ValueError(
+                f"{path} holds results of {other['checkpoint']}, not of {checkpoint}; "
+                "give each checkpoint its own file"
+            )
+    return rows
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ def _cached_entries(folder: Path, paths: Sequence[Path]) -> tuple[ShardEntry, ..
     if kept.is_file():
         rows = json.loads(kept.read_text(encoding="utf-8"))
         return tuple(ShardEntry(**row) for row in rows)
-    logger.info("reading %d tars below %s once, to index them", len(paths), folder)
+    logger.info("reading tars below %s once, to index them: %d", folder, len(paths))
     with ThreadPoolExecutor(_SCANS) as pool:
         entries = tuple(pool.map(lambda path: _scan(path, folder), paths))
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mobileclip.published import published
+from mobileclip.repeated_uids import RepeatedUids
 from mobileclip.schema import ReinforcementInfo, read_info
 from mobileclip.tar_paths import TarFile, list_tars
 from tenfold.shards import TarMembers
@@ -26,15 +27,18 @@ class ShardStats:
         file_bytes: Size of the tars.
         members: Samples that have a member, by extension.
         member_bytes: Bytes of the members, by extension.
+        uids: Tells which samples have the uid of another one.
     """
 
     samples: int = 0
     file_bytes: int = 0
     members: Counter[str] = field(default_factory=Counter)
     member_bytes: Counter[str] = field(default_factory=Counter)
+    uids: RepeatedUids = field(default_factory=RepeatedUids)
 
     def add(self, members: TarMembers) -> None:
-        """Count the samples of one tar; reads its headers alone."""
+        """Count the samples of one tar; reads its headers and uids alone."""
+        self.uids.add(members)
         self.samples += len(members)
         self.file_bytes += members.num_bytes
         for key in members.keys:
@@ -44,9 +48,10 @@ class ShardStats:
 
 
 def stats(shards: str, *, release: str = "") -> None:
-    """Print how many samples have which members, their bytes, and the bytes that spec 3 expects.
+    """Print how many samples have which members, their bytes, and the bytes expected.
 
-    The formula for embeddings is (J + real captions + S) x width x bytes of a number.
+    The formula for embeddings is (J + real captions + S) x width x bytes of a number. Samples with
+    the uid of another one are counted too.
 
     Args:
         shards: A folder of shards, or a brace or glob pattern of tars.
@@ -60,13 +65,16 @@ def stats(shards: str, *, release: str = "") -> None:
     found = count(tars)
     console = Console(soft_wrap=True, markup=False)
     console.print(
-        f"{shards}: {found.samples:,} samples in {len(tars)} shards, {found.file_bytes:,} bytes"
+        f"{shards}: {_counted(found.samples, 'sample')} in {_counted(len(tars), 'shard')}, "
+        f"{_counted(found.file_bytes, 'byte')}"
     )
     info = published(release) if release else _info(folder)
     if info is not None:
         names = ", ".join(f"{t.name} ({t.dim}, scale {t.logit_scale:g})" for t in info.teachers)
         console.print(f"{info.num_views} views, {info.num_captions} captions; teachers {names}")
     console.print(_table(found, info))
+    for line in found.uids.lines():
+        console.print(line)
 
 
 def count(tars: Iterable[TarFile]) -> ShardStats:
@@ -79,8 +87,13 @@ def count(tars: Iterable[TarFile]) -> ShardStats:
     return found
 
 
+def _counted(number: int, noun: str) -> str:
+    """Return `1 shard`, `2 shards`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def expected_bytes(info: ReinforcementInfo, extension: str) -> int:
-    """Return the bytes of one sample's embeddings by the formula of spec 3.
+    """Return the bytes of one sample's embeddings by the formula.
 
     Args:
         info: Numbers of views and captions, and the teachers' widths.

@@ -4,16 +4,12 @@ from pathlib import Path
 
 import torch
 
-from mobileclip.config import LossConfig, Mode, ModelConfig
-from mobileclip.data import ReinforcedData
-from mobileclip.demo_data import DEMO_AUGMENT, TEST, demo_optim, store_embeddings, teacher_ensemble
+from mobileclip.config import LossConfig, Mode
+from mobileclip.demo_data import TEST, store_embeddings, teacher_ensemble
+from mobileclip.demo_training import TrainingSetup, train_clip
 from mobileclip.generate.teacher_config import TeacherEnsembleConfig
-from mobileclip.module import MobileCLIPModule
-from tenfold.bare_trainer import bare_trainer
-from tenfold.optim import OptimConfig
 
 STEPS = 3
-BATCH_SIZE = 128
 
 
 def largest_difference(demo: Path, exact: Path, *, seed: int = 0, members: int = 2) -> float:
@@ -34,23 +30,12 @@ def largest_difference(demo: Path, exact: Path, *, seed: int = 0, members: int =
 def _weights(
     demo: Path, shards: Path, mode: Mode, teachers: TeacherEnsembleConfig | None, seed: int
 ) -> list[torch.Tensor]:
-    torch.manual_seed(seed)
-    module = MobileCLIPModule(
-        ModelConfig(name="tiny"),
+    module = train_clip(
+        TrainingSetup(steps=STEPS),
         LossConfig(mode=mode),
-        demo_optim(OptimConfig, STEPS),
-        teachers=teachers,
-    )
-    data = ReinforcedData(
         shards,
         val=demo / TEST,
-        model="tiny",
-        mode=mode,
-        batch_size=BATCH_SIZE,
-        total_steps=STEPS,
-        augment=DEMO_AUGMENT,
         seed=seed,
-        workers=0,
+        teachers=teachers,
     )
-    bare_trainer(STEPS).fit(module, datamodule=data)
     return [weight.detach() for weight in module.network.parameters()]

@@ -6,7 +6,7 @@ that two uids with one hash are told apart.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,11 +117,21 @@ class UidTable:
         """Samples whose uid an earlier one has."""
         return len(self.hashes) - len(np.unique(self.hashes))
 
+    def first_repeated(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """Return the first two places of one uid, in order of the tars; None if all differ."""
+        same = np.flatnonzero(self.hashes[1:] == self.hashes[:-1])
+        if not len(same):
+            return None
+        first = same[np.lexsort((self.samples[same], self.tars[same]))[0]]
+        one, other = ((int(self.tars[n]), int(self.samples[n])) for n in (first, first + 1))
+        return one, other
+
     @classmethod
-    def build(cls, lists: UidLists) -> "UidTable":
-        """Make the table of uids."""
-        counts = [len(uids) for uids in lists]
-        hashes = lists.hashes()
+    def build(cls, parts: Iterable[NDArray[np.uint64]]) -> "UidTable":
+        """Make the table of the uids of tars, given their hashes for each tar."""
+        parts = list(parts)
+        counts = [len(part) for part in parts]
+        hashes = np.concatenate([np.zeros(0, dtype=np.uint64), *parts])
         order = np.argsort(hashes, kind="stable")
         tars = np.repeat(np.arange(len(counts), dtype=np.uint32), counts)
         numbers = [np.arange(count, dtype=np.uint32) for count in counts]

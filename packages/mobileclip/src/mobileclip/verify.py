@@ -20,6 +20,7 @@ from mobileclip.pairs import Pair, PairSchema, pair_schema
 from mobileclip.reader_config import ReaderConfig
 from mobileclip.recompute import Agreement, Recomputation
 from mobileclip.rejections import kind_of
+from mobileclip.repeated_uids import RepeatedUids
 from mobileclip.schema import ReinforcementInfo
 from mobileclip.shard_sources import open_shards, read_reinforcement
 from mobileclip.uid_table import sample_about
@@ -64,7 +65,8 @@ def verify(
     Checked are shapes, widths, NaN and norms of embeddings, numbers of views and captions, crop
     boxes against the image, and the image's digest where one is stored. With `recompute` one stored
     view and the captions of each sample are embedded again. As a check of the check the same is
-    done with the parameters of another view of the image: this must be noticed.
+    done with the parameters of another view of the image: this must be noticed. Samples of the
+    opened tars that have the uid of another one are counted in a warning.
 
     Args:
         shards: A folder of shards, or a brace or glob pattern of tars.
@@ -94,13 +96,14 @@ def verify(
     if recompute and teachers is not None:
         again = Recomputation(info, build_teachers(teachers, device=device), seed=seed)
     problems: list[Problem] = []
-    for found in in_batches(check_samples(index, info, chosen), teachers.batch if teachers else 1):
+    uids, batch = RepeatedUids(), teachers.batch if teachers else 1
+    for found in in_batches(check_samples(index, info, chosen, uids=uids), batch):
         problems += [one for one in found if isinstance(one, Problem)]
         pairs = [one for one in found if isinstance(one, Pair)]
         if again is not None and pairs:
             again.add(pairs)
     console = Console(soft_wrap=True, markup=False)
-    for line in _lines(len(chosen), problems):
+    for line in (*_lines(len(chosen), index.num_samples, problems), *uids.lines()):
         console.print(line)
     if again is None or len(problems) == len(chosen):
         return int(bool(problems))
@@ -121,7 +124,11 @@ def choose_samples(count: int, sample: int, *, seed: int) -> list[int]:
 
 
 def check_samples(
-    index: ShardIndex, info: ReinforcementInfo, samples: Sequence[int]
+    index: ShardIndex,
+    info: ReinforcementInfo,
+    samples: Sequence[int],
+    *,
+    uids: RepeatedUids | None = None,
 ) -> Iterator[Pair | Problem]:
     """Yield samples, checked as training does and for what training takes on trust.
 
@@ -129,10 +136,11 @@ def check_samples(
         index: The shards.
         info: What they should hold.
         samples: Numbers of samples in the order of the index, ascending.
+        uids: Gets the uids of all samples of the tars that are opened.
     """
     captions = "both" if info.num_captions else "real"
     schema = pair_schema(ReaderConfig(mode="dr", captions=captions), info)
-    for members, key in _located(index, samples):
+    for members, key in _located(index, samples, uids):
         try:
             yield _check(members, key, schema, info)
         except ShardError as error:
@@ -165,7 +173,9 @@ def _check(members: TarMembers, key: str, schema: PairSchema, info: Reinforcemen
     return pair
 
 
-def _located(index: ShardIndex, samples: Sequence[int]) -> Iterator[tuple[TarMembers, str]]:
+def _located(
+    index: ShardIndex, samples: Sequence[int], uids: RepeatedUids | None
+) -> Iterator[tuple[TarMembers, str]]:
     source = LocalSource(index)
     first, remaining = 0, list(samples)
     for entry in index.entries:
@@ -174,11 +184,14 @@ def _located(index: ShardIndex, samples: Sequence[int]) -> Iterator[tuple[TarMem
         first += entry.num_samples
         if within:
             members = TarMembers(source.path(entry))
+            if uids is not None:
+                uids.add(members)
             yield from ((members, members.keys[number]) for number in within)
 
 
-def _lines(count: int, problems: Sequence[Problem]) -> Iterator[str]:
-    yield f"{count} samples: {len(problems)} bad"
+def _lines(count: int, total: int, problems: Sequence[Problem]) -> Iterator[str]:
+    more = " (--sample 0 for all)" if count < total else ""
+    yield f"{count:,} of {total:,} samples{more}: {len(problems):,} bad"
     for kind, number in Counter(problem.kind for problem in problems).most_common():
         yield f"  {kind}: {number}"
         for problem in [problem for problem in problems if problem.kind == kind][:_SHOWN]:

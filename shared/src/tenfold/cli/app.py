@@ -99,10 +99,12 @@ class App:
             from tenfold.cli.training import training_parser
 
             parser = training_parser(self, verb)
-        names = {name.lstrip("-") for action in parser._actions for name in action.option_strings}
-        foreign = ("trainer", "print_", "help", "h", "c")
+        words = {word for action in parser._actions for word in action.option_strings}
+        names = {word.removeprefix("--") for word in words if word.startswith("--")}
         return sorted(
-            n for n in names if not (n.endswith("+") or n in foreign or n.startswith(foreign[:2]))
+            name
+            for name in names - {"help"}
+            if not (name.endswith("+") or name.startswith(("trainer", "print_")))
         )
 
     def _dispatch(self, argv: list[str]) -> int:

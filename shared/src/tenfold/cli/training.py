@@ -132,8 +132,9 @@ class TrainingCLI(LightningCLI):
     def make_trainer(self, **changes: Any) -> lightning.Trainer:
         """Make the Trainer from `trainer.*`, `changes` on top; callbacks and plugins are joined.
 
-        Intervals count optimiser steps (Lightning's `val_check_interval` counts micro-batches) and
-        are cut to the run's length, so that a shortened recipe is still logged.
+        Intervals count optimiser steps (Lightning's `val_check_interval` counts micro-batches) from
+        the start of the run; they may be longer than the run or what is left of it, whose last step
+        is validated in any case.
         """
         options = dict(self.config_init.trainer)
         for name in ("callbacks", "plugins"):
@@ -141,8 +142,11 @@ class TrainingCLI(LightningCLI):
         if self.verb not in EVALUATION_VERBS:
             options["log_every_n_steps"] = self.log_interval()
             if type(options["val_check_interval"]) is int:
-                steps = min(options["val_check_interval"], options["max_steps"])
-                options["val_check_interval"] = steps * options["accumulate_grad_batches"]
+                options["val_check_interval"] *= options["accumulate_grad_batches"]
+                if options["check_val_every_n_epoch"] == 1:
+                    # Else Lightning counts from the start of the epoch, which may be a resume, and
+                    # refuses an interval that is longer than the epoch.
+                    options["check_val_every_n_epoch"] = None
         return self.trainer_class(**{**options, **changes})
 
     def log_interval(self) -> int:

@@ -9,18 +9,18 @@ that differs between ranks, whose mean over ranks is the loss of the global batc
 rank holds `[b, b]` and the same value. DDP's mean of gradients equals one process on the global
 batch either way (`gather.gather_rows`).
 
-Not here: encoders, clamping of the scale, weights between losses.
+Not here: encoders, clamping of the scale, weights between losses, one direction's matrices
+(`affinity_rows`).
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.gather import gather_rows, rank_and_size
+from tenfold.losses.affinity_rows import Affinity, row_terms
 from tenfold.losses.numerics import widen
 
 
@@ -47,12 +47,10 @@ def clip_loss(
     """
     _require_pair(image_ND, text_ND, "image and text embeddings")
     with _autocast_off(image_ND):
-        logits = _affinities(image_ND, text_ND, logit_scale, local_loss=local_loss)
-        num_rows = logits.image_to_text.shape[0]
-        first = rank_and_size()[0] * num_rows if local_loss else 0
-        labels = torch.arange(first, first + num_rows, device=image_ND.device)
-        image_loss = F.cross_entropy(logits.image_to_text, labels)
-        return (image_loss + F.cross_entropy(logits.text_to_image, labels)) / 2
+        first = rank_and_size()[0] * len(image_ND) if local_loss else 0
+        directions = _affinities(image_ND, text_ND, logit_scale, local_loss=local_loss)
+        losses = [row_terms(student, [], first=first).clip for student in directions]
+        return (losses[0] + losses[1]) / 2
 
 
 def affinity_distillation_loss(
@@ -100,32 +98,23 @@ def affinity_distillation_loss(
                 f"teacher {index} has {len(teacher_image)} rows, the student {len(image_ND)}"
             )
     with _autocast_off(image_ND):
-        targets = _mean_targets(teachers, scales, local_loss=local_loss)
-        student = _affinities(image_ND, text_ND, logit_scale, local_loss=local_loss)
-        image_loss = _divergence(student.image_to_text, targets[0])
-        return (image_loss + _divergence(student.text_to_image, targets[1])) / 2
+        first = rank_and_size()[0] * len(image_ND) if local_loss else 0
+        with torch.no_grad():
+            targets = [
+                _affinities(*teacher, scale, local_loss=local_loss, with_gradient=False)
+                for teacher, scale in zip(teachers, scales, strict=True)
+            ]
+        students = _affinities(image_ND, text_ND, logit_scale, local_loss=local_loss)
+        terms = [
+            row_terms(student, [*others], first=first)
+            for student, *others in zip(students, *targets, strict=True)
+        ]
+        divergences = [each.distill_ce - each.entropy for each in terms]
+        return (divergences[0] + divergences[1]) / 2
 
 
 def _autocast_off(tensor: Tensor) -> torch.autocast:
     return torch.autocast(device_type=tensor.device.type, enabled=False)
-
-
-class _Affinities(NamedTuple):
-    """Scaled similarities, `[N, b]` with `local_loss`, else `[b, b]`."""
-
-    image_to_text: Tensor
-    text_to_image: Tensor
-
-
-class _Target(NamedTuple):
-    """Mean of the teachers' softmaxes, and mean over teachers and rows of their entropies.
-
-    `1/K sum_k KL(p_k || q) = CE(mean_k p_k, q) - 1/K sum_k H(p_k)`: autograd keeps one matrix
-    instead of K.
-    """
-
-    probabilities: Tensor
-    entropy: Tensor
 
 
 def _affinities(
@@ -135,43 +124,18 @@ def _affinities(
     *,
     local_loss: bool,
     with_gradient: bool = True,
-) -> _Affinities:
+) -> tuple[Affinity, Affinity]:
+    """Return the directions image to text and text to image of the global batch."""
     if with_gradient:  # widened before the exchange, so that ranks sum gradients in full precision
         image_ND, text_ND = widen(image_ND), widen(text_ND)
     both = gather_rows(torch.cat([image_ND, text_ND], dim=1), with_gradient=with_gradient)
     all_image_bD, all_text_bD = widen(both).chunk(2, dim=1)
     scale = widen(scale) if isinstance(scale, Tensor) else scale
     if local_loss:
-        return _Affinities(
-            scale * widen(image_ND) @ all_text_bD.T, scale * widen(text_ND) @ all_image_bD.T
-        )
-    image_to_text = scale * all_image_bD @ all_text_bD.T
-    return _Affinities(image_to_text, image_to_text.T)
-
-
-@torch.no_grad()
-def _mean_targets(
-    teachers: Sequence[tuple[Tensor, Tensor]], scales: list[float], *, local_loss: bool
-) -> list[_Target]:
-    targets: list[_Target] = []
-    for index, ((image_ND, text_ND), scale) in enumerate(zip(teachers, scales, strict=True)):
-        directions = _affinities(
-            image_ND, text_ND, scale, local_loss=local_loss, with_gradient=False
-        )
-        for direction, logits in enumerate(directions):
-            log_p = F.log_softmax(logits, dim=1)
-            p = log_p.exp()
-            share = _Target(p / len(teachers), -(p * log_p).sum(1).mean() / len(teachers))
-            if index == 0:
-                targets.append(share)
-            else:
-                targets[direction].probabilities.add_(share.probabilities)
-                targets[direction].entropy.add_(share.entropy)
-    return targets
-
-
-def _divergence(student: Tensor, target: _Target) -> Tensor:
-    return F.cross_entropy(student, target.probabilities.to(student.dtype)) - target.entropy
+        image_RD, text_RD = widen(image_ND), widen(text_ND)
+    else:
+        image_RD, text_RD = all_image_bD, all_text_bD
+    return Affinity(image_RD, all_text_bD, scale), Affinity(text_RD, all_image_bD, scale)
 
 
 def scale_of_each(scales: float | Sequence[float], num_teachers: int) -> list[float]:

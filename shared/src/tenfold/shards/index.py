@@ -116,8 +116,8 @@ def read_index(folder: Path | str) -> ShardIndex:
     path = Path(folder) / INDEX_NAME
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist; finish writing the shards, or index a folder of webdataset "
-            "tars with tenfold.shards.index_folder"
+            f"{path} does not exist; finish writing the shards, or, where a pattern of tars is "
+            f"taken, give '{folder}/*.tar' (in Python: tenfold.shards.index_folder)"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

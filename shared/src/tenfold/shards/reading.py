@@ -8,7 +8,7 @@ from tenfold.shards.members import TarMembers
 from tenfold.shards.names import ShardError
 from tenfold.shards.order import GlobalOrder, Place
 from tenfold.shards.quarantine import Quarantine
-from tenfold.shards.samples import BadSampleError, SampleSchema
+from tenfold.shards.samples import BadSampleError, SampleSchema, UnwantedSampleError
 from tenfold.shards.sources import LocalSource, RemoteSource
 
 
@@ -46,7 +46,8 @@ class ShardReader:
         try:
             return self._read(place.shard, place.sample)
         except BadSampleError as error:
-            self._record(place, error)
+            if not isinstance(error, UnwantedSampleError):
+                self._record(place, error)
             return self._substitute(place, error)
 
     def _substitute(self, place: Place, first: BadSampleError) -> dict[str, Any]:

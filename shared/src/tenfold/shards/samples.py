@@ -20,6 +20,10 @@ class BadSampleError(ShardError):
         self.reason = reason
 
 
+class UnwantedSampleError(BadSampleError):
+    """One sample is sound but not asked for: it is replaced as a bad one is, and not noted."""
+
+
 @dataclass(frozen=True)
 class SampleSchema:
     """The members of a sample that are wanted, and how they are decoded.

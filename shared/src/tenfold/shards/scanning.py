@@ -43,7 +43,7 @@ def scan_tar(file: BinaryIO) -> TarScan:
             datasets makes those, so the shard is refused as a whole.
     """
     scan = TarScan()
-    last = None
+    last, last_name = None, ""
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
@@ -51,14 +51,15 @@ def scan_tar(file: BinaryIO) -> TarScan:
                     # Older versions of tarfile walk such a header in circles.
                     raise ShardError(f"member {member.name!r} has a negative size")
                 if _is_data(member):
-                    last = _add(scan, member, last)
+                    last, last_name = _add(scan, member, last), member.name
             scan.damage = _find_damage(file, tar.offset)
     except tarfile.TarError as error:
         scan.damage = f"broken tar: {error}"
     if scan.damage is None and not scan.samples:
         scan.damage = "holds no samples"
     if scan.damage is not None and last is not None:
-        scan.bad.setdefault(last, (last, "the shard breaks here; members may be lost"))
+        reason = "is the last before the shard breaks, others may be lost"
+        scan.bad.setdefault(last, (last_name, reason))
     return scan
 
 

@@ -5,6 +5,7 @@ beside them holds the scale and what a program needs to prepare inputs.
 """
 
 import copy
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,9 +75,23 @@ def check(model: MobileCLIP, folder: Path, *, format: GraphFormat) -> Parity:
     Raises:
         ValueError: The numbers differ.
     """
-    load = _load_onnx if format == "onnx" else _load_torch
-    image, text = (load(folder / f"{name}{SUFFIXES[format]}") for name in INPUTS)
-    return compare(model, image, text)
+    return compare(model, *load(folder, format=format))
+
+
+def load(
+    folder: Path, *, format: GraphFormat, threads: int = 0
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Return the towers of a written folder, each from inputs to unit rows, on the CPU.
+
+    Args:
+        folder: What `write` wrote.
+        format: Of the graphs.
+        threads: Of ONNX Runtime, 0 for its own choice; `torch.export` follows torch.
+    """
+    image, text = (folder / f"{name}{SUFFIXES[format]}" for name in INPUTS)
+    if format == "torch":
+        return _load_torch(image), _load_torch(text)
+    return _load_onnx(image, threads), _load_onnx(text, threads)
 
 
 def facts(model: MobileCLIP) -> dict[str, object]:
@@ -123,17 +138,35 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _write_onnx(graph: ExportedProgram, path: Path, *, input_name: str) -> None:
-    program = torch.onnx.export(
-        graph, input_names=[input_name], output_names=[OUTPUT], dynamo=True, verbose=False
-    )
-    assert program is not None
-    program.save(path, external_data=False)
+    with _quiet("onnx_ir", "onnxscript"):
+        program = torch.onnx.export(
+            graph, input_names=[input_name], output_names=[OUTPUT], dynamo=True, verbose=False
+        )
+        assert program is not None
+        program.save(path, external_data=False)
 
 
-def _load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Hold back what loggers say below a warning: a line for each node of a graph."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _load_onnx(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(path, options, providers=providers)
     name = session.get_inputs()[0].name
 
     def encode(inputs: Tensor) -> Tensor:

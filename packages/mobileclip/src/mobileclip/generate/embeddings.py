@@ -89,6 +89,8 @@ def generate_embeddings(
     options = RunOptions(workers, tuple(devices or ["cpu"]), view_threads, ray_address)
     options.check()
     check_fraction(max_bad_fraction)
+    if views < 1:
+        raise ValueError(f"views must be >= 1, got {views}")
     if format not in get_args(Format):
         raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
     pipeline = replace(MOBILECLIP_AUGMENT, size=size, translate_pixels=size)

@@ -37,7 +37,7 @@ class Pair:
         members: Extension to bytes, as read.
         about: Content of the `json` member, empty without one.
         image_sha256: Hex digest of the encoded image.
-        captions: Real captions, at least one.
+        captions: Real captions, at least one with text.
     """
 
     key: str
@@ -52,7 +52,7 @@ def read_pair(tar: TarMembers, key: str) -> tuple[Pair, Tensor]:
     """Read one sample, and the pixels of its image, uint8 `[3, H, W]`.
 
     Raises:
-        BadPairError: Image or caption is missing or damaged.
+        BadPairError: Image or caption is missing or damaged, or no real caption has text.
     """
     members = {extension: tar.read(key, extension) for extension in tar.extensions(key)}
     found = next((name for name in IMAGE_EXTENSIONS if name in members), None)
@@ -67,6 +67,8 @@ def read_pair(tar: TarMembers, key: str) -> tuple[Pair, Tensor]:
         raise BadPairError(f"txt is not UTF-8: {error}") from error
     except ImageError as error:
         raise BadPairError(f"{found}: {error}") from error
+    if not any(caption.strip() for caption in captions):
+        raise BadPairError("captions: the real caption is empty")
     pair = Pair(
         key=key,
         uid=uid_of(key, about),

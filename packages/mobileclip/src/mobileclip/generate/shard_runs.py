@@ -208,6 +208,6 @@ def _note_skipped(out: Path, finished: Finished) -> None:
     ]
     if rows:
         atomic.write_text(out / SKIPPED, "".join(f"{row}\n" for row in rows))
-        logger.warning("%d samples were left out, first %s; see %s", len(rows), rows[0], SKIPPED)
+        logger.warning("left out %d, first %s; see %s", len(rows), rows[0], SKIPPED)
     else:
         (out / SKIPPED).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from torch import nn
 from mobileclip.models.checkpointing import CheckpointedSequential
 from mobileclip.models.mct import MCt, TextConfig
 
+TINY_SIZE = 32
 TINY_TEXT = TextConfig(
     blocks=("repmixer", "attention"), width=64, heads=2, context_length=16, embed_dim=64
 )
@@ -59,7 +60,6 @@ def _vit(image_size: int) -> nn.Module:
 
 
 def _tiny_image(image_size: int) -> nn.Module:
-    del image_size
     positions: Any = partial(RepConditionalPosEnc, spatial_shape=(7, 7))
     tower = FastVit(
         layers=(1, 1),
@@ -72,8 +72,10 @@ def _tiny_image(image_size: int) -> nn.Module:
         lkc_use_act=True,
         num_classes=64,
     )
-    # weights in this layout make the whole tower run in it: a third faster on a CPU
-    return _with_projection(tower, embed_dim=64).to(memory_format=torch.channels_last)
+    _with_projection(tower, embed_dim=64)
+    # Weights in this layout make the whole tower run in it, a third faster on a CPU; torch 2.15
+    # crashes in its backward pass on larger images with several threads.
+    return tower.to(memory_format=torch.channels_last) if image_size == TINY_SIZE else tower
 
 
 def _base_text(*, causal: bool) -> nn.Module:
@@ -101,7 +103,7 @@ VARIANTS: dict[str, Variant] = {
     "tiny": Variant(
         image=_tiny_image,
         text=partial(MCt, TINY_TEXT),
-        image_size=32,
+        image_size=TINY_SIZE,
         stride=8,
         embed_dim=TINY_TEXT.embed_dim,
         context_length=TINY_TEXT.context_length,
