@@ -70,8 +70,8 @@ DEMOS = {
         arch="tiny_conv",
         old_dim=32,
         dim=64,
-        old_steps=150,
-        steps=450,
+        old_steps=200,
+        steps=600,
         lr=0.5,
     ),
 }
