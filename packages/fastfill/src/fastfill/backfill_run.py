@@ -269,6 +269,8 @@ class _Run:
             if not paused and not finished and self._queue.can_take():
                 return True
             reason = "it is paused" if paused else "other processes are at the rest"
+            if finished:
+                reason = "its writer has not applied all results yet"
             if reason != said:  # a warning, so that nobody takes it for a hang
                 logger.warning("waiting for %s: %s", self._folder, reason)
                 said = reason
