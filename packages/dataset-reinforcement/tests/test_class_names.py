@@ -10,13 +10,14 @@ from tiny_reinforcement import CLASSES, SIZE, TinyData
 
 from dataset_reinforcement.class_names import are_numbers, check_same_names
 from dataset_reinforcement.cli import APP
-from dataset_reinforcement.config import ModelConfig, plain
+from dataset_reinforcement.config import ModelConfig
 from dataset_reinforcement.model import build_model
 from dataset_reinforcement.robustness import plain_labels
 from dataset_reinforcement.student import load_student
 from dataset_reinforcement.teacher import build_teacher
 from dataset_reinforcement.teacher_config import MemberConfig, TeacherConfig
 from tenfold import checkpoints
+from tenfold.plain_configs import plain
 
 NAMES = tuple(f"class-{label}" for label in range(CLASSES))
 OTHERS = ("ant", *NAMES[1:])

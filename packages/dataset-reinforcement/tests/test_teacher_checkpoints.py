@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dataset_reinforcement.config import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, plain
+from dataset_reinforcement.config import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
 from dataset_reinforcement.model import build_model
 from dataset_reinforcement.teacher import Teacher, build_teacher
 from dataset_reinforcement.teacher_config import MemberConfig, TeacherConfig
 from tenfold import checkpoints
+from tenfold.plain_configs import plain
 
 MODEL = ModelConfig(
     name="conv4", classes=4, image_size=12, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.25)

@@ -7,7 +7,7 @@ import torch
 
 from fastfill.card import ModelCard, TransformCard, VectorStats
 from fastfill.closed_form import fit_linear
-from fastfill.config import BackboneConfig, TransformConfig, plain
+from fastfill.config import BackboneConfig, TransformConfig
 from fastfill.models import build_backbone
 from fastfill.transform import Transformation
 from fastfill.weights import (
@@ -20,6 +20,7 @@ from fastfill.weights import (
 )
 from tenfold import checkpoints
 from tenfold.checkpoints import CheckpointError
+from tenfold.plain_configs import plain
 
 OLD = ModelCard("old", 3, "l2", "ab" * 32)
 NEW = ModelCard("new", 5, "l2", "cd" * 32, num_classes=4)

@@ -1,10 +1,9 @@
 """Options of model, loss, curriculum and resolution; standard library only."""
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 Mode = Literal["erm", "kd", "dr"]
 Form = Literal["sparse", "dense"]
@@ -147,11 +146,6 @@ class ResolutionConfig:
         _require(1 <= self.low <= self.high, "resolution", "must be two rising sides", span)
         _require(1 <= self.scales <= 16, "resolution.scales", "must lie in 1..16", self.scales)
         _require(self.multiple >= 1, "resolution.multiple", "must be >= 1", self.multiple)
-
-
-def plain(**configs: Any) -> dict[str, Any]:
-    """Return dataclasses as JSON values: checkpoints are read without unpickling."""
-    return {name: json.loads(json.dumps(asdict(c), default=str)) for name, c in configs.items()}
 
 
 def _require(holds: bool, name: str, expectation: str, value: object) -> None:

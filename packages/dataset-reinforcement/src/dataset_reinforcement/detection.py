@@ -20,7 +20,6 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from dataset_reinforcement.class_count import check_classes
 from dataset_reinforcement.coco import Objects, masks_of_pycocotools
-from dataset_reinforcement.config import plain
 from dataset_reinforcement.features import PYRAMID_STRIDES, Features
 from dataset_reinforcement.transfer_config import (
     BackboneConfig,
@@ -30,6 +29,7 @@ from dataset_reinforcement.transfer_config import (
 from dataset_reinforcement.transfer_optim import configure_transfer
 from tenfold.ema import moving_average
 from tenfold.ema_config import EmaConfig
+from tenfold.plain_configs import plain
 
 PYRAMID_CHANNELS = 256
 MASK_THRESHOLD = 0.5

@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from dataset_reinforcement.class_count import check_classes
 from dataset_reinforcement.class_names import are_numbers, check_same_names
-from dataset_reinforcement.config import LossConfig, ModelConfig, plain
+from dataset_reinforcement.config import LossConfig, ModelConfig
 from dataset_reinforcement.losses import densify, mix_batch, official_probabilities, whole_label
 from dataset_reinforcement.model import build_model
 from dataset_reinforcement.replay import ImageBatch, as_float
@@ -27,6 +27,7 @@ from tenfold.ema import moving_average
 from tenfold.ema_config import EmaConfig
 from tenfold.losses.distillation import soft_target_loss, sparse_target_loss
 from tenfold.optim import OptimConfig, configure
+from tenfold.plain_configs import plain
 
 ECE_BINS = 15
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dataset_reinforcement.config import ResolutionConfig, plain
+from dataset_reinforcement.config import ResolutionConfig
 from dataset_reinforcement.dataset import ReinforcedImages
 from dataset_reinforcement.replay import ReplayConfig
 from dataset_reinforcement.streaming import PackedImages
+from tenfold.plain_configs import plain
 
 
 def deciding_values(

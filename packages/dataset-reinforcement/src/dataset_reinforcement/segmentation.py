@@ -19,7 +19,6 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
 from dataset_reinforcement.class_count import check_classes
-from dataset_reinforcement.config import plain
 from dataset_reinforcement.features import Features
 from dataset_reinforcement.segmentation_data import SegmentationBatch
 from dataset_reinforcement.segmentation_images import IGNORED
@@ -31,6 +30,7 @@ from dataset_reinforcement.transfer_config import (
 from dataset_reinforcement.transfer_optim import configure_transfer
 from tenfold.ema import moving_average
 from tenfold.ema_config import EmaConfig
+from tenfold.plain_configs import plain
 
 ATROUS_RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
 """Rates of the head by the trunk's stride (Chen et al. 2017, arXiv 1706.05587)."""

@@ -1,5 +1,6 @@
 """What all embedding networks have: preprocessing, embedding, a linear classifier without bias."""
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ class InputSpec(NamedTuple):
     std: tuple[float, ...]
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """An embedding network with a classifier; images are `[B, C, H, W]`.
 
     Subclasses define `embed`. The embedding is not normalised.
@@ -48,9 +49,9 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(inputs.std).view(-1, 1, 1), persistent=False)
         self.head = nn.Linear(config.dim, config.num_classes, bias=False)
 
+    @abstractmethod
     def embed(self, image_BCHW: Tensor) -> Tensor:
         """Return embeddings `[B, dim]` of preprocessed images."""
-        raise NotImplementedError
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Return logits `[B, num_classes]` of preprocessed images."""

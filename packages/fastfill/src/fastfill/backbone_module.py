@@ -14,13 +14,14 @@ from torchmetrics import CatMetric, MeanMetric
 
 from fastfill.backbone import Backbone, frozen
 from fastfill.compat_losses import CompatLoss
-from fastfill.config import BackboneConfig, CompatConfig, plain
+from fastfill.config import BackboneConfig, CompatConfig
 from fastfill.evaluation.metrics import retrieval
 from fastfill.image_data import ImageBatch
 from fastfill.initial_weights import start_from
 from fastfill.models import build_backbone
 from fastfill.weights import load_backbone
 from tenfold.optim import OptimConfig, configure
+from tenfold.plain_configs import plain
 
 
 class BackboneModule(lightning.LightningModule):

@@ -1,10 +1,9 @@
 """Options of backbones, transformation and objectives; standard library only."""
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 Metric = Literal["l2", "cosine", "ip"]
 """What is near: squared distance, cosine, inner product."""
@@ -140,11 +139,6 @@ class ObjectiveConfig:
 
 
 LABELS = ("given", "pseudo", "means")
-
-
-def plain(**configs: Any) -> dict[str, Any]:
-    """Return dataclasses as JSON values: checkpoints are read without unpickling."""
-    return {name: json.loads(json.dumps(asdict(c), default=str)) for name, c in configs.items()}
 
 
 def _require(holds: bool, name: str, expectation: str, value: object) -> None:

@@ -6,6 +6,7 @@ Not here: closed forms (`closed_form.py`), the loss (`objective.py`), files (`we
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -31,7 +32,7 @@ class Transformed(NamedTuple):
     s: Tensor
 
 
-class EmbeddingMap(nn.Module):
+class EmbeddingMap(nn.Module, ABC):
     """A map from old (and side) embeddings to the new space.
 
     Attributes:
@@ -44,9 +45,9 @@ class EmbeddingMap(nn.Module):
     new_dim: int
     side_dim: int
 
+    @abstractmethod
     def forward(self, old_BD: Tensor, side_BD: Tensor | None = None) -> Transformed:
         """Return the transformed embeddings and their log-variances."""
-        raise NotImplementedError
 
     def check_inputs(self, old_shape: Sequence[int], side_shape: Sequence[int] | None) -> None:
         """Refuse embeddings of another width, and side information that is missing or too much.

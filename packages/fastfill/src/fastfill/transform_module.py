@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import CatMetric, MeanMetric
 
 from fastfill.card import TransformCard, probe_of, vector_stats
-from fastfill.config import ObjectiveConfig, TransformConfig, plain
+from fastfill.config import ObjectiveConfig, TransformConfig
 from fastfill.evaluation.calibration import spearman
 from fastfill.evaluation.metrics import retrieval
 from fastfill.feature_cache import FeatureCache
@@ -24,6 +24,7 @@ from fastfill.pair_data import PairBatch, PairData
 from fastfill.transform import Transformation, of_item
 from fastfill.weights import load_transformation
 from tenfold.optim import OptimConfig, configure
+from tenfold.plain_configs import plain
 
 STATISTICS_ROWS = 65536
 """Old embeddings that the card's statistics are taken of."""

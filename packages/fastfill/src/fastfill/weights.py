@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from fastfill.backbone import Backbone
 from fastfill.card import ModelCard, TransformCard, check_same
 from fastfill.closed_form import LinearMap
-from fastfill.config import BackboneConfig, Metric, plain
+from fastfill.config import BackboneConfig, Metric
 from fastfill.models import build_backbone
 from fastfill.transform import EmbeddingMap, Transformation
 from tenfold import checkpoints
 from tenfold.digests import weights_sha256
+from tenfold.plain_configs import plain
 
 Card = TypeVar("Card", ModelCard, TransformCard)
 

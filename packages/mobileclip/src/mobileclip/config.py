@@ -1,10 +1,9 @@
 """Options of model, loss and augmentation; standard library only."""
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 Mode = Literal["clip", "online", "dr"]
 Captions = Literal["real", "synthetic", "mix", "both"]
@@ -96,11 +95,6 @@ class RangeAugmentConfig:
         for name in ("start_psnr", "end_psnr", "weight"):
             value = getattr(self, name)
             _require(0 < value < math.inf, f"range_augment.{name}", "must be > 0", value)
-
-
-def plain(**configs: Any) -> dict[str, Any]:
-    """Return dataclasses as JSON values: checkpoints are read without unpickling."""
-    return {name: json.loads(json.dumps(asdict(c), default=str)) for name, c in configs.items()}
 
 
 def _require(holds: bool, name: str, expectation: str, value: object) -> None:

@@ -12,7 +12,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from mobileclip.config import Captions, Mode, plain
+from mobileclip.config import Captions, Mode
 from mobileclip.evaluation_pairs import EvaluationPairs, has_synthetic
 from mobileclip.members import SYNTHETIC_KEYS
 from mobileclip.models.towers import VARIANTS
@@ -24,6 +24,7 @@ from mobileclip.shard_sources import open_shards, read_reinforcement
 from mobileclip.size_filter import SizeFilter
 from tenfold.augment.config import AugmentConfig
 from tenfold.loader_workers import usable_workers
+from tenfold.plain_configs import plain
 from tenfold.shards import ShardIndex
 
 logger = logging.getLogger(__name__)

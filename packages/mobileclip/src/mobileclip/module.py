@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from mobileclip.config import LossConfig, ModelConfig, RangeAugmentConfig, plain
+from mobileclip.config import LossConfig, ModelConfig, RangeAugmentConfig
 from mobileclip.generate.teacher_config import TeacherEnsembleConfig
 from mobileclip.generate.teachers import Teachers, build_teachers
 from mobileclip.gradient_cache import encode_in_micro_batches
@@ -29,6 +29,7 @@ from mobileclip.teacher_columns import TeacherColumns, live_columns, split_colum
 from tenfold.ema import moving_average
 from tenfold.ema_config import EmaConfig
 from tenfold.optim import OptimConfig, configure
+from tenfold.plain_configs import plain
 
 CAPTION_KEYS = {
     "real": ("tokens",),
