@@ -1,0 +1,1 @@
+"""bioFAME: frequency-aware masked autoencoders for biosignals (arXiv 2309.05927)."""
