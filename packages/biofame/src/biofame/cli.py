@@ -51,6 +51,7 @@ APP = App(
         "knn": "biofame.probe:knn",
         "few-shot": "biofame.few_shot:few_shot",
         "mismatch": "biofame.mismatch:mismatch",
+        "filters": "biofame.filter_report:filters",
         "embed": "biofame.embed:embed",
         "report": "biofame.report:report",
         "export": "biofame.export:export",

@@ -93,10 +93,13 @@ class GroupedLayer(nn.Module):
     def _attend(self, tokens: Tensor, wanted: Tensor, is_key_BT: Tensor | None) -> Tensor:
         query = self._split(self.query(self.attention_norm(wanted)))
         key, value = map(self._split, self.key_value(self.attention_norm(tokens)).chunk(2, dim=-1))
-        mask = None if is_key_BT is None else is_key_BT[None, :, None, None]
+        groups = len(query)
+        mask = None if is_key_BT is None else is_key_BT.repeat(groups, 1)[:, None, None]
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout)
-        return mixed.transpose(2, 3).flatten(3)
+        # The fast kernels take four axes; five fall back to the whole table of scores.
+        q_BHQE, k_BHTE, v_BHTE = (x.flatten(0, 1) for x in (query, key, value))
+        mixed = F.scaled_dot_product_attention(q_BHQE, k_BHTE, v_BHTE, mask, dropout_p=dropout)
+        return mixed.transpose(1, 2).flatten(2).unflatten(0, (groups, -1))
 
     def _split(self, tokens_GBTD: Tensor) -> Tensor:
         return tokens_GBTD.unflatten(-1, (self.heads, -1)).transpose(2, 3)

@@ -8,6 +8,7 @@ Shapes: B sequences, N tokens, F = N // 2 + 1 frequencies, D width, H filters.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biofame.config import ModelConfig
@@ -61,7 +62,8 @@ class FilterLayer(nn.Module):
         if self.operator == "pool":
             return strongest(bank_HD)
         if self.operator == "query":
-            return query_response(self.query(spectrum_BFD.real), bank_HD)
+            weight_HD, bias_H = self.query.weight.float(), self.query.bias.float()
+            return query_response(F.linear(spectrum_BFD.real, weight_HD, bias_H), bank_HD)
         if self.operator == "query_complex":
             query_DH = torch.view_as_complex(self.query_DH2.float())
             return torch.einsum("bfd,dh,hk->bfk", spectrum_BFD, query_DH, bank_HD)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from biofame.config import DecoderConfig, LossConfig, ModelConfig
 from biofame.decoders import Decoders
 from biofame.masking import Partition, draw_partition, is_masked, take
-from biofame.model import BioFame, Patches
+from biofame.model import BioFame, Patches, blank_absent
 from biofame.positions import ChannelTimeTable
 from biofame.revin import standardise
 
@@ -52,6 +52,8 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         if loss.target == "raw" and not model.revin:
             raise ValueError("loss.target raw undoes model.revin, which is off; set it to true")
+        if model.dim % decoder.heads != 0:
+            raise ValueError(f"decoder.heads must divide dim {model.dim}, got {decoder.heads}")
         self.loss_config = loss
         self.network = BioFame(model)
         self.mask_token = nn.Parameter(torch.randn(model.dim) * 0.02)
@@ -82,7 +84,7 @@ class MaskedAutoencoder(nn.Module):
         network = self.network
         rate = rate or network.config.rate
         rows_C = network.rows(samples_BCL, None)
-        cut = network.cut(samples_BCL, rows_C)
+        cut = network.cut(blank_absent(samples_BCL, present_BC), rows_C)
         windows, channels, tokens = cut.patches.shape[:3]
         if partition is None:
             partition = draw_partition(
@@ -103,17 +105,18 @@ class MaskedAutoencoder(nn.Module):
 
     def loss(self, made: Reconstruction, *, present_BC: Tensor | None = None) -> Losses:
         """Return the loss over the masked patches of the channels that are there, in float32."""
-        square_BC = (made.predicted.float() - made.target.float()).square().mean(dim=(2, 3))
-        if present_BC is None:
-            per_channel, total = square_BC.mean(dim=0), square_BC.mean()
-        else:
-            there = present_BC.to(square_BC.dtype)
-            per_channel = (square_BC * there).sum(dim=0) / there.sum(dim=0).clamp(min=1)
-            total = (square_BC * there).sum() / there.sum().clamp(min=1)
+        target = made.target.float()
+        square_BC = (made.predicted.float() - target).square().mean(dim=(2, 3))
+        there_BC = torch.ones_like(square_BC) if present_BC is None else present_BC.float()
+        total = (square_BC * there_BC).sum() / there_BC.sum().clamp(min=1)
         if self.loss_config.divisor == "code":
             total = total / square_BC.shape[1]
-        variance = made.target.float().var(dim=(0, 2, 3), correction=0)
-        return Losses(total, per_channel.detach() / variance.clamp(min=1e-12))
+        share_BC = there_BC / there_BC.sum(dim=0).clamp(min=1)
+        mean_C = (target.mean(dim=(2, 3)) * share_BC).sum(dim=0)
+        spread_BC = (target - mean_C[:, None, None]).square().mean(dim=(2, 3))
+        variance_C = (spread_BC * share_BC).sum(dim=0)
+        error_C = (square_BC.detach() * share_BC).sum(dim=0)
+        return Losses(total, error_C / variance_C.clamp(min=1e-12))
 
     def _encode(self, cut: Patches, partition: Partition, rate: float) -> Tensor:
         tokens = self.network.tokenizer(cut.patches)

@@ -22,7 +22,8 @@ class Patches(NamedTuple):
 
     Attributes:
         patches: Normalised, `[B, C, N, P]`.
-        samples: As they came, trimmed or padded to whole patches, `[B, C, N * P]`.
+        samples: As they came, trimmed or padded to whole patches, `[B, C, N * P]`; padded with
+            their mean where there are statistics, else with zeros.
         statistics: Of the normalisation; None without one.
     """
 
@@ -69,7 +70,7 @@ class BioFame(nn.Module):
         """
         rate = rate or self.config.rate
         rows_C = self.rows(samples_BCL, channels)
-        cut = self.cut(samples_BCL, rows_C)
+        cut = self.cut(blank_absent(samples_BCL, present_BC), rows_C)
         latent_BCND = self.encoder(self.tokenizer(cut.patches), rate=rate)
         placed = self.mixer.place(latent_BCND, rows_C, rate=rate)
         shape = placed.shape[1:3]
@@ -101,5 +102,19 @@ class BioFame(nn.Module):
         # Of the real samples: zeros that fill the last patch would shift mean and deviation.
         used = min(samples_BCL.shape[-1], samples.shape[-1])
         statistics = measure(samples_BCL[..., :used])
+        if used < samples.shape[-1]:
+            # So that the tail's target is what the network sees there: 0 after the normalisation.
+            fill = statistics.mean.expand(-1, -1, samples.shape[-1] - used)
+            samples = torch.cat([samples[..., :used], fill], dim=-1)
         normal = self.revin.normalise(samples_BCL[..., :used], statistics, rows_C)
         return Patches(patchify(normal, config.patch, tail=config.tail), samples, statistics)
+
+
+def blank_absent(samples_BCL: Tensor, present_BC: Tensor | None) -> Tensor:
+    """Return windows with zeros for absent channels, which may hold NaN.
+
+    Attention gives their tokens a weight of 0, and 0 times NaN is NaN.
+    """
+    if present_BC is None:
+        return samples_BCL
+    return samples_BCL.masked_fill(~present_BC[..., None], 0.0)

@@ -1,0 +1,1 @@
+"""What bioFAME is compared with: contrastive pre-training and PatchTST."""
