@@ -22,11 +22,13 @@ from backfill_files import (
 )
 
 from fastfill.backfill import resume_command, summary
+from fastfill.backfill_run import run_backfill
 from fastfill.cli import APP
 from fastfill.encoders import load_encoder
 from fastfill.gallery import Gallery, Leases, Message, Status, set_paused, set_rate, submit
 from fastfill.gallery.pending import waiting
 from fastfill.sources import open_source
+from fastfill.workers import WorkerName, count_workers
 from tenfold.jobs import JobError
 from tenfold.keyed import generator
 from tenfold.testing_kills import run_killed
@@ -264,6 +266,45 @@ def test_two_runs_at_a_time_share_the_work(finished: Backfill, tmp_path: Path) -
     assert not waiting(there.gallery)
 
 
+def test_a_result_of_before_a_roll_back_is_refused(
+    finished: Backfill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Backfill(tmp_path)
+    z = np.array(there.open().column("vec"))
+    new_after: list[int] = []
+    with Gallery.open(there.gallery, "w") as writer:
+
+        def late(folder: Path, message: Message, *, sender: str) -> None:
+            if not new_after:  # the first batch is embedded and not yet left
+                writer.rollback("transformed", z=lambda rows: z[rows])
+            submit(folder, message, sender=sender)
+            writer.apply_pending()
+            new_after.append(writer.counts().new)
+
+        monkeypatch.setattr("fastfill.result_sink.submit", late)
+        assert there.run(max_items=16).tried == 16
+        np.testing.assert_array_equal(writer.column("vec")[:32], z[:32])
+    assert new_after == [0, 8]
+    assert there.seen() == [*range(32, 40)] * 2  # nothing is lost: the batch came again
+    assert not Leases(there.gallery).held()
+    monkeypatch.undo()
+    there.run()
+    assert column_bytes(there.gallery) == column_bytes(finished.gallery)
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes(
+    finished: Backfill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    there = Backfill(tmp_path)
+    report = run_backfill(there.gallery, there.job(), workers=2, ray_address="local")
+    assert (report.tried, report.failed) == (ITEMS, 0)
+    assert sorted(there.seen()) == list(range(ITEMS))
+    assert column_bytes(there.gallery) == column_bytes(finished.gallery)
+    assert not Leases(there.gallery).held()
+
+
 def test_inbox_of_a_writer_that_has_gone_is_applied(tmp_path: Path) -> None:
     there = Backfill(tmp_path)
     lock = Gallery.open(there.gallery, "w")
@@ -290,6 +331,20 @@ def test_rate_limits_and_may_be_changed_from_outside(tmp_path: Path) -> None:
     start = time.monotonic()
     assert there.run(max_items=16).tried == 16
     # The first batch at once, the second when it is paid for.
+    assert time.monotonic() - start >= 8 / 20
+
+
+def test_the_gallery_s_rate_is_divided_among_all_workers(tmp_path: Path) -> None:
+    there = Backfill(tmp_path)
+    set_rate(there.gallery, 40.0)
+    assert count_workers(there.gallery) == 0
+    with WorkerName(there.gallery), WorkerName(there.gallery) as other:
+        assert count_workers(there.gallery) == 2
+        other.release()
+        assert count_workers(there.gallery) == 1
+        start = time.monotonic()
+        assert there.run(max_items=16).tried == 16
+    # Half of the rate: the second batch of eight is paid for after eight twentieths of a second.
     assert time.monotonic() - start >= 8 / 20
 
 
@@ -324,6 +379,11 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("a text\n")
     with pytest.raises(ValueError, match=r"embeds images, but .* has texts"):
         there.run(source=str(tmp_path / "texts.txt"))
+    (tmp_path / "elsewhere").mkdir()
+    draw(tmp_path / "elsewhere" / "other.png", 1)
+    with pytest.raises(ValueError, match=r"has none of the 40 items of .*'000.png'.*'other.png'"):
+        there.run(source=str(tmp_path / "elsewhere"))
+    assert there.open().counts().failed == 0
     for options in ({"stop_at": 1.5}, {"max_items": -1}, {"rate": -1.0}, {"lease_s": 0.0}):
         with pytest.raises(ValueError, match=f"{next(iter(options))} must"):
             there.run(**options)

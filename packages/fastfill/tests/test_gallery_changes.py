@@ -314,8 +314,8 @@ def test_bad_changes_change_nothing(tmp_path: Path, change: object, match: str) 
     [
         ("nonsense", "is not JSON"),
         ("[1]", "schema"),
-        ('{"schema": 99}', "has schema 99, this release reads 1"),
-        ('{"schema": 1}', "lacks backend"),
+        ('{"schema": 99}', "has schema 99, this release reads 2"),
+        ('{"schema": 2}', "lacks backend"),
     ],
 )
 def test_damaged_state_is_refused(tmp_path: Path, content: str, match: str) -> None:

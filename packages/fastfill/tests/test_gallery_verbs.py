@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from gallery_files import cards, make, new_vectors
 from fastfill.gallery import Gallery, Message, read_control, submit, verbs
 from fastfill.gallery.progress import note_progress, speed
 from fastfill.gallery.status import as_json
+from fastfill.plan import plan
 
 
 def save_items(folder: Path, ids: list[str], *, weights: str = "sha-new") -> dict[str, Path]:
@@ -214,10 +216,23 @@ def test_damaged_changes_are_set_aside(tmp_path: Path, damage: bytes | None) -> 
         assert as_json(gallery)["rejected"] == 1
 
 
-def test_verbs_that_write_name_the_service_that_writes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("verb", "instead"),
+    [
+        (verbs.finalise, "end it, finalise, and start it again"),
+        (
+            lambda folder: verbs.rollback(folder, to="old"),
+            r'POST {"to": "old"} to its /api/rollback',
+        ),
+        (plan, "End serve and backfill, plan, and start them again"),
+    ],
+    ids=["finalise", "rollback", "plan"],
+)
+def test_verbs_that_write_say_what_to_do_where_another_process_writes(
+    tmp_path: Path, verb: Callable[[Path], None], instead: str
+) -> None:
     folder = make(tmp_path / "g", 4)
-    with (
-        Gallery.open(folder, "w"),
-        pytest.raises(ValueError, match="serve is running: stop it first, or use its /api"),
-    ):
-        verbs.finalise(folder)
+    with Gallery.open(folder, "w"), pytest.raises(ValueError, match="being written by") as caught:
+        verb(folder)
+    assert instead in str(caught.value)
+    assert not read_control(folder).paused

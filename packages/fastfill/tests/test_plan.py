@@ -178,6 +178,13 @@ def test_labelled_features_give_the_measured_curve(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["predicted"], expected)
     assert len(found["predicted_loss_removed"]) == 9
 
+    with Gallery.open(folder, "w") as gallery:
+        gallery.add([f"added {n}" for n in range(8)], new_vectors(8))
+    plan(folder, features=tmp_path / "features", h=tmp_path / "h.safetensors", device="cpu")
+    expected[:, 0] = (8 + 8 * expected[:, 0]) / 16  # half of the items need no backfill
+    np.testing.assert_allclose(read(folder)["predicted"], expected)
+    assert predicted_quality(Gallery.open(folder)) == pytest.approx(expected[0, 1])
+
     other = make(
         tmp_path / "other",
         rows=8,

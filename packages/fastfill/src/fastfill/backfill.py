@@ -133,7 +133,7 @@ def summary(gallery: Path, report: "Report") -> str:
         lines += [f"  {item.id}: {item.reason}" for item in report.failures[:NAMED_FAILURES]]
         if len(report.failures) > NAMED_FAILURES:
             lines.append(f"  and {len(report.failures) - NAMED_FAILURES:,} more")
-        lines.append("they are tried again by a later backfill, at once with --retry")
+        lines.append("they are tried again by a later backfill, at once with --retry true")
     return "\n".join(lines)
 
 

@@ -3,12 +3,12 @@
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,15 +20,15 @@ from fastfill.batch_job import (
     forget_models,
     read_batch,
 )
-from fastfill.batch_queue import BatchQueue
+from fastfill.batch_queue import BatchQueue, Taken
 from fastfill.cache_job import loaded_source
 from fastfill.card import check_same
-from fastfill.gallery import Counts, Gallery, Leases, read_control
+from fastfill.gallery import Counts, Gallery, GalleryReader, Leases, read_control
 from fastfill.gallery.failures import Failure
 from fastfill.rate import TokenBucket
 from fastfill.result_sink import ResultSink, WriterSink, open_sink
 from fastfill.stopping import StopSignal
-from fastfill.workers import WorkerName
+from fastfill.workers import WorkerName, count_workers
 from tenfold.devices import check_devices
 from tenfold.jobs import JobError
 from tenfold.jobs.backends import WorkerDiedError, in_pool, in_process, on_ray
@@ -39,6 +39,10 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 """How often a paused or waiting backfill looks again."""
+LOOKED_UP = 10_000
+"""Items that are looked up among the originals at a time."""
+COUNT_S = 5.0
+"""How often a limited backfill counts those who share the limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +148,7 @@ class _Run:
         self._folder = sink.gallery.folder
         _check_model(sink, job, on_device=workers == 1 and ray_address is None)
         places = {item: place for place, item in enumerate(loaded_source(job.source).ids())}
+        _check_originals(sink.gallery, places, source=job.source)
         self._queue = BatchQueue(
             sink.gallery, Leases(self._folder), name, ttl=limits.lease_s, places=places
         )
@@ -151,9 +156,10 @@ class _Run:
         shutil.rmtree(self._work, ignore_errors=True)  # of a run that was killed
         self._bucket = TokenBucket(limits.rate)
         self._stop = StopSignal()
-        self._rows: dict[str, Any] = {}
+        self._batches: dict[str, Taken] = {}
         self._taken = self._tried = self._failed = 0
         self._towards = math.inf
+        self._others, self._count_at = 1, 0.0
 
     def run(self) -> Report:
         """Work until nothing is left to do."""
@@ -207,19 +213,20 @@ class _Run:
             if self._sink.writes:
                 self._sink.settle()
             self._queue.renew()
-            rows, ids = self._queue.take(size)
-            if not len(rows):
+            taken = self._queue.take(size)
+            count = len(taken.rows)
+            if not count:
                 return
-            self._bucket.take(len(rows))
-            self._taken += len(rows)
-            self._towards -= len(rows)
+            self._bucket.take(count)
+            self._taken += count
+            self._towards -= count
             number += 1
             key = f"{self._taken:012d}-{number}"
-            self._rows[key] = rows
-            yield Call(key, BatchTask(tuple(ids)), self._work / key)
+            self._batches[key] = taken
+            yield Call(key, BatchTask(tuple(taken.ids)), self._work / key)
 
     def _settle(self, call: Call, outcome: Outcome, progress: JobProgress) -> None:
-        rows = self._rows.pop(call.key)
+        rows, _, epoch = self._batches.pop(call.key)
         if isinstance(outcome, Failed):
             logger.debug("%s", outcome.traceback)
             raise JobError(f"a batch of {len(rows)} items: {outcome.reason}")
@@ -230,6 +237,7 @@ class _Run:
             rows[good],
             read_batch(call.folder),
             {int(rows[place]): reason for place, reason in reasons.items()},
+            epoch=epoch,
         )
         self._queue.give_back(rows.tolist())
         shutil.rmtree(call.folder)
@@ -241,7 +249,8 @@ class _Run:
     def _size_now(self) -> int:
         """Return the size of the next batch; waits for the rate, 0 where there may be none."""
         control = read_control(self._folder)
-        rates = [rate for rate in (self._limits.rate, control.rate) if rate is not None]
+        rates = [self._limits.rate, control.rate and control.rate / self._share()]
+        rates = [rate for rate in rates if rate is not None]
         self._bucket.set_rate(min(rates, default=None))
         while (delay := self._bucket.delay()) > 0 and self._stop.number is None:
             self._stop.sleep(delay)
@@ -253,6 +262,15 @@ class _Run:
         if self._bucket.rate is not None:  # so that a batch is no burst
             size = min(size, max(1, int(self._bucket.rate)))
         return int(size)
+
+    def _share(self) -> int:
+        """Return among how many commands the gallery's rate is divided; looked at now and then."""
+        if time.monotonic() >= self._count_at:
+            self._others, self._count_at = (
+                max(1, count_workers(self._folder)),
+                time.monotonic() + COUNT_S,
+            )
+        return self._others
 
     def _has_more(self) -> bool:
         """Return whether there is a batch to take, after waiting for a pause or other workers."""
@@ -288,6 +306,19 @@ class _Run:
         # An item more or less, for decimal fractions such as 0.3 that are no binary ones.
         target = math.floor(self._limits.stop_at * counts.live + 1e-9)
         self._towards = target - counts.new - on_the_way
+
+
+def _check_originals(gallery: GalleryReader, places: Mapping[str, int], *, source: str) -> None:
+    """Refuse originals of which not one is an item's: every item would fail."""
+    rows = gallery.live_rows()
+    for start in range(0, len(rows), LOOKED_UP):
+        if any(item in places for item in gallery.id_of(rows[start : start + LOOKED_UP])):
+            return
+    if len(rows):
+        raise ValueError(
+            f"{source} has none of the {len(rows)} items of {gallery.folder}: items are called as "
+            f"{gallery.id_of(rows[:1])[0]!r:.80}, originals as {next(iter(places), '')!r:.80}"
+        )
 
 
 def _check_model(sink: ResultSink, job: BatchJob, *, on_device: bool) -> None:

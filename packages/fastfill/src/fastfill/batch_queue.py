@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,14 @@ from fastfill.gallery import GalleryReader, Leases, Status, Version
 from fastfill.gallery.pending import read_message, waiting
 
 logger = logging.getLogger(__name__)
+
+
+class Taken(NamedTuple):
+    """A batch: rows, their ids, and the gallery's epoch as they were taken."""
+
+    rows: NDArray[np.int64]
+    ids: list[str]
+    epoch: int
 
 
 class InboxRows:
@@ -65,7 +74,7 @@ class BatchQueue:
         self._renewed = time.monotonic()
         leases.release(worker)
 
-    def take(self, limit: int) -> tuple[NDArray[np.int64], list[str]]:
+    def take(self, limit: int) -> Taken:
         """Return up to `limit` rows and their ids, by the place of their originals.
 
         Priority holds between batches: inside of one the order is that of the source.
@@ -75,6 +84,7 @@ class BatchQueue:
         held = self._leases.held()
         skip = held | self.inbox.rows() | self.in_flight
         self._gallery.refresh()
+        epoch = self._gallery.state.epoch  # a roll-back from here on makes the result late
         wanted = self._gallery.queue(limit, skip=skip)
         claimed = self._leases.claim(self._worker, wanted.tolist(), ttl=self._ttl)
         rows = self._still_waiting(claimed)
@@ -82,7 +92,7 @@ class BatchQueue:
         self.in_flight.update(rows.tolist())
         ids = self._gallery.id_of(rows)
         order = sorted(range(len(rows)), key=lambda n: (self._place(ids[n]), rows[n]))
-        return rows[order], [ids[n] for n in order]
+        return Taken(rows[order], [ids[n] for n in order], epoch)
 
     def give_back(self, rows: Iterable[int]) -> None:
         """End the leases of rows whose result is durable."""

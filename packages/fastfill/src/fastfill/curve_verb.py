@@ -6,6 +6,7 @@ import numpy as np
 from rich.console import Console
 
 from fastfill.evaluation.arms import (
+    Arm,
     Evaluation,
     Tables,
     load_arms,
@@ -16,6 +17,7 @@ from fastfill.evaluation.arms import (
 from fastfill.evaluation.distances import Space
 from fastfill.evaluation.rank_merge import fit_calibration, merge_curves
 from fastfill.evaluation.report import Series, write_report
+from fastfill.evaluation.sequence import sequence_arm
 from fastfill.feature_cache import FeatureCache, read_cache
 from fastfill.ordering import OrderInputs, needs
 from fastfill.ordering import order as order_of
@@ -37,6 +39,8 @@ def curve(
     groups: Path | None = None,
     column: Path | None = None,
     merge: Path | None = None,
+    earlier: list[Path] | None = None,
+    vintages: Path | None = None,
     device: str = "auto",
 ) -> None:
     """Draw backfilling curves of cached features, as CSV, PNG, JSON and a table.
@@ -62,6 +66,10 @@ def curve(
         column: CSV file `id,value` for `column`.
         merge: Cached features of training items: adds the baseline of two indexes whose lists are
             merged by distances calibrated there, in random order.
+        earlier: Cached features of the same items from earlier updates, for a gallery of several
+            old models; `h` then names the maps of all steps, which are chained. No update is then
+            what the last of the old models gives when all items are its.
+        vintages: CSV file `id,vintage` with the name of each item's old model, for `earlier`.
         device: Where distances are computed.
 
     Raises:
@@ -78,13 +86,36 @@ def curve(
         groups=groups_of(cache, groups) if "quota" in policies or groups else None,
         column=None if column is None else read_numbers(column, cache.ids, "value"),
     )
+    arms = _arms(cache, h or [], earlier, vintages, policies, device=evaluation.device)
     series: list[Series] = []
-    for arm in load_arms(cache, h or [], device=evaluation.device):
+    for arm in arms:
         series += evaluation.series(arm, policies, seeds=seeds, tables=tables)
     if merge is not None:
         series += _merged(evaluation, read_cache(merge), seeds)
     table = write_report(out, series, old=evaluation.before)
     Console(soft_wrap=True, markup=False).print(table, end="")
+
+
+def _arms(
+    cache: FeatureCache,
+    h: list[Path],
+    earlier: list[Path] | None,
+    vintages: Path | None,
+    policies: list[str],
+    *,
+    device: str,
+) -> list[Arm]:
+    """Return an arm for each map, or the one of a sequence of updates."""
+    if (earlier is None) != (vintages is None):
+        raise ValueError("earlier and vintages belong together: give both or none")
+    if earlier is None or vintages is None:
+        return load_arms(cache, h, device=device)
+    if by_old := [policy for policy in policies if "old" in needs(policy)]:
+        raise ValueError(
+            f"order {by_old[0]} asks one old model, and a sequence has several: choose another"
+        )
+    names = read_by_id(vintages, cache.ids, "vintage")
+    return [sequence_arm([*map(read_cache, earlier), cache], h, names, device=device)]
 
 
 def policies_of(order: str, seeds: int) -> list[str]:

@@ -33,6 +33,15 @@ class Forecast(NamedTuple):
         """Return the quality at a share, by lines between the points."""
         return float(np.interp(share, self.shares, self.quality))
 
+    def among(self, planned: int, *, live: int) -> "Forecast":
+        """Return the forecast for a gallery in which other items came with a new vector.
+
+        Args:
+            planned: Items that the shares are of.
+            live: These and the others.
+        """
+        return self._replace(shares=(live - planned + self.shares * planned) / live)
+
     def pairs(self) -> list[tuple[float, float]]:
         """Return the points as JSON values."""
         return list(zip(self.shares.tolist(), self.quality.tolist(), strict=True))

@@ -80,16 +80,18 @@ def plan(
         raise ValueError("features and h go together: give both or neither")
     gallery = Path(gallery)
     files = {"hits": hits, "groups": groups, "column": column}
-    with Gallery.open(gallery, "w") as open_gallery:
+    instead = "End serve and backfill, plan, and start them again: they go on where they were"
+    with Gallery.open_alone(gallery, instead=instead) as open_gallery:
         open_gallery.apply_pending()
         rows = _plannable(open_gallery)
         inputs = _inputs(open_gallery, rows, order, files, head=head, old_head=old_head, seed=seed)
         ordered = rows[order_of(order, inputs)]
         expected = from_s = _from_s(open_gallery, ordered)
         if features is not None and h is not None:
-            expected = measured_forecast(
+            measured = measured_forecast(
                 open_gallery.state.cards, features, h, order, files, seed=seed, device=device
             )
+            expected = measured.among(len(rows), live=open_gallery.counts().live)
         stop = stop_share(expected, stop_gain)
         open_gallery.set_order(ordered)
         counts = open_gallery.counts()

@@ -26,9 +26,21 @@ class ResultSink(Protocol):
     writes: bool
 
     def put(
-        self, rows: NDArray[np.int64], vectors: NDArray[np.float32], reasons: Mapping[int, str]
+        self,
+        rows: NDArray[np.int64],
+        vectors: NDArray[np.float32],
+        reasons: Mapping[int, str],
+        *,
+        epoch: int,
     ) -> int:
-        """Make new vectors and reasons of failures durable; return how many rows have failed."""
+        """Make new vectors and reasons of failures durable; return how many rows have failed.
+
+        Args:
+            rows: That have vectors.
+            vectors: `[n, d_n]`.
+            reasons: Of rows that have none.
+            epoch: Of the gallery when the rows were taken: after a roll-back they count no more.
+        """
         ...
 
     def settle(self) -> bool:
@@ -50,9 +62,16 @@ class WriterSink:
         self._writer = gallery
 
     def put(
-        self, rows: NDArray[np.int64], vectors: NDArray[np.float32], reasons: Mapping[int, str]
+        self,
+        rows: NDArray[np.int64],
+        vectors: NDArray[np.float32],
+        reasons: Mapping[int, str],
+        *,
+        epoch: int,
     ) -> int:
         """Apply results."""
+        # Nobody else can roll back what this process writes.
+        assert epoch == self.gallery.state.epoch, (epoch, self.gallery.state.epoch)
         applied = self._writer.apply(rows, vectors)
         for row, reason in reasons.items():
             self._writer.fail(row, reason)
@@ -82,10 +101,17 @@ class InboxSink:
         self._sender = sender
 
     def put(
-        self, rows: NDArray[np.int64], vectors: NDArray[np.float32], reasons: Mapping[int, str]
+        self,
+        rows: NDArray[np.int64],
+        vectors: NDArray[np.float32],
+        reasons: Mapping[int, str],
+        *,
+        epoch: int,
     ) -> int:
         """Leave results in the inbox; vectors that the writer will reject count as failed."""
-        message = Message(kind="result", rows=rows, vectors=vectors, reasons=dict(reasons))
+        message = Message(
+            kind="result", rows=rows, vectors=vectors, reasons=dict(reasons), epoch=epoch
+        )
         submit(self.gallery.folder, message, sender=self._sender)
         good = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
         return len(reasons) + int((~good).sum())

@@ -60,6 +60,9 @@ COMPATIBLE_LR = 0.1
 POLICIES = ("sigma", "entropy", "confidence", "distance")
 PERMUTATIONS = 5
 STEPS = 600
+Values = dict[str, dict[str, float]]
+"""Metric to arm to value."""
+
 HALF = 10
 """The point of the curve at which about half of the gallery (.476) is new."""
 
@@ -84,7 +87,7 @@ class Update:
         return f"{self.demo}-{self.seed}"
 
 
-def measure(update: Update, folder: Path) -> dict[str, dict[str, float]]:
+def measure(update: Update, folder: Path) -> Values:
     """Return metric to arm to value, mAP in percent; a job, which leaves no file in its folder."""
     silence_adverts()
     with one_thread(), tempfile.TemporaryDirectory() as made:
@@ -95,12 +98,12 @@ def measure(update: Update, folder: Path) -> dict[str, dict[str, float]]:
         for arm, loss in OBJECTIVES.items():
             h = train_map(demo, loss, seed=update.seed)
             z, s = transform_all(h.h, test.old())
-            _merge(values, _of_map(arm, test, z, s if loss.uncertainty else None))
+            merge(values, _of_map(arm, test, z, s if loss.uncertainty else None))
         for kind in CLOSED_FORMS:
             linear = fit_linear(train.old(), train.new(), kind=kind)
-            _merge(values, _of_map(kind, test, transform_all(linear, test.old())[0], None))
+            merge(values, _of_map(kind, test, transform_all(linear, test.old())[0], None))
         for method in update.methods:
-            _merge(values, _of_compatible(method, demo, update, test))
+            merge(values, _of_compatible(method, demo, update, test))
     return values
 
 
@@ -151,7 +154,7 @@ def recovered(points: NDArray[np.float64]) -> float:
     return float((points[HALF] - points[0]) / gain) if gain else 0.0
 
 
-def _reference(test: FeatureCache) -> dict[str, dict[str, float]]:
+def _reference(test: FeatureCache) -> Values:
     rows, labels = np.arange(len(test)), test.labels
     both = {"no update (old/old)": test.old(), "full backfill (new/new)": test.new()}
     return {
@@ -167,15 +170,15 @@ def _of_map(
     test: FeatureCache,
     z: NDArray[np.float32],
     s: NDArray[np.float32] | None,
-) -> dict[str, dict[str, float]]:
+) -> Values:
     """Measure a map; with s all orders, without it the random ones."""
     new = test.new()
     orders = {} if s is None else {name: _order(name, test, z, s) for name in POLICIES}
     found = update_curves(new, z, new, test.labels, orders)
-    values = _of_random(arm, mean_random(found))
+    values = of_random(arm, mean_random(found))
     for name in orders:
         points = found[name].map
-        _merge(values, _scores(f"{arm}, {name}", points))
+        merge(values, scores(f"{arm}, {name}", points))
     return values
 
 
@@ -194,9 +197,7 @@ def _order(
     return order(name, inputs)
 
 
-def _of_compatible(
-    method: Method, demo: Path, update: Update, test: FeatureCache
-) -> dict[str, dict[str, float]]:
+def _of_compatible(method: Method, demo: Path, update: Update, test: FeatureCache) -> Values:
     """Measure a new model trained to be comparable: the gallery keeps the old embeddings."""
     setting = DEMOS[update.demo]
     train = open_source(setting.train)
@@ -209,28 +210,32 @@ def _of_compatible(
         compat=replace(COMPATIBLE[method], old=demo / OLD, old_classes=setting.seen),
     )
     new = features(backbone, open_source(setting.test), views=1, seed=update.seed)[:, 0]
-    found = update_curves(new, _widened(test.old(), new.shape[1]), new, test.labels, {})
-    return _of_random(method.upper(), mean_random(found))
+    found = update_curves(new, widened(test.old(), new.shape[1]), new, test.labels, {})
+    return of_random(method.upper(), mean_random(found))
 
 
-def _widened(old: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+def widened(old: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Return old embeddings `[n, width]` as compatible training compares them: zeros, or a cut."""
     return np.pad(old, ((0, 0), (0, max(0, width - old.shape[1]))))[:, :width]
 
 
-def _of_random(arm: str, points: NDArray[np.float64]) -> dict[str, dict[str, float]]:
-    values = _scores(f"{arm}, random", points)
+def of_random(arm: str, points: NDArray[np.float64]) -> Values:
+    """Return what is told of a curve in random order, mAP in percent."""
+    values = scores(f"{arm}, random", points)
     values["map_before"] = {f"{arm}, before": 100 * float(points[0])}
     values["dip"] = {f"{arm}, random": 100 * float(points.min() - points[0])}
     return values
 
 
-def _scores(arm: str, points: NDArray[np.float64]) -> dict[str, dict[str, float]]:
+def scores(arm: str, points: NDArray[np.float64]) -> Values:
+    """Return area and recovered share of a curve, mAP in percent."""
     return {
         "auc_map": {arm: 100 * float(points.mean())},
         "recovered": {arm: recovered(points)},
     }
 
 
-def _merge(values: dict[str, dict[str, float]], more: Mapping[str, Mapping[str, float]]) -> None:
+def merge(values: Values, more: Mapping[str, Mapping[str, float]]) -> None:
+    """Add measurements of further arms."""
     for metric, arms in more.items():
         values.setdefault(metric, {}).update(arms)

@@ -46,6 +46,20 @@ class WorkerName:
         self.release()
 
 
+def count_workers(folder: Path) -> int:
+    """Return how many workers are at a gallery now, on all machines that share its folder."""
+    return sum(_is_held(path) for path in (folder / WORKERS).glob("*.lock"))
+
+
+def _is_held(path: Path) -> bool:
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _locked(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,7 +19,7 @@ from fastfill.gallery.build import array_parts, build_gallery, check_order, rank
 from fastfill.gallery.failures import RetryPolicy
 from fastfill.gallery.item_ids import check_ids
 from fastfill.gallery.journal import Record
-from fastfill.gallery.lock import WriterLock
+from fastfill.gallery.lock import GalleryBusyError, WriterLock
 from fastfill.gallery.progress import note_progress
 from fastfill.gallery.state import (
     NO_VINTAGE,
@@ -134,6 +134,20 @@ class Gallery(GalleryWriter):
             lock.release()
             raise
 
+    @classmethod
+    def open_alone(cls, folder: Path, *, instead: str) -> Self:
+        """Open a gallery to write it; where another process does, say what to do instead.
+
+        Raises:
+            FileNotFoundError: There is no gallery.
+            GalleryBusyError: Another process writes it.
+            ValueError: It is damaged.
+        """
+        try:
+            return cls.open(folder, "w")
+        except GalleryBusyError as error:
+            raise GalleryBusyError(f"{error}. {instead}") from None
+
     def apply(self, rows: NDArray[np.int64], vectors: NDArray[np.floating]) -> Applied:
         """Give rows their vectors of the new model, durable on return.
 
@@ -233,7 +247,7 @@ class Gallery(GalleryWriter):
             self._restore(rows[start : start + _CHUNK], z)
         self._serve("new")
         self._queue = None
-        self._start_journal(replace(self._state, rolled_back_ns=time.time_ns()))
+        self._start_journal(replace(self._state, epoch=self._state.epoch + 1))
         return len(rows)
 
     def finalise(self, *, force: bool = False) -> None:
@@ -356,12 +370,20 @@ class Gallery(GalleryWriter):
         elif message.kind == "delete":
             self._delete(message.ids, extra=extra)
         else:
-            if _moment_of(name) < self._state.rolled_back_ns:
-                raise ValueError("the result is from before the last roll-back")
+            if message.epoch != self._state.epoch:
+                self._drop_late(message, name)
+                return
             self._check_rows(np.array(sorted(message.reasons), dtype=np.int64))
             applied = self._apply_good(message.rows, vectors)
             reasons = {**applied.rejected, **message.reasons}
             self._commit(self._failure_record(reasons, extra=extra))
+
+    def _drop_late(self, message: pending.Message, name: str) -> None:
+        """Forget a result of before a roll-back; its items wait in the queue again."""
+        LOG.warning(
+            "dropped %s: its %d items were taken before the last roll-back", name, len(message)
+        )
+        (self.folder / pending.PENDING / name).unlink(missing_ok=True)
 
     def _check_entering(
         self, vectors: NDArray[np.floating], count: int, *, what: str = "vectors"
@@ -375,9 +397,3 @@ class Gallery(GalleryWriter):
     def _require_backfilling(self, what: str) -> None:
         if self._state.phase == "final":
             raise ValueError(f"{self.folder} is finalised: {what} needs the old embeddings")
-
-
-def _moment_of(name: str) -> int:
-    """Return when a message was left, in ns, which its name starts with; 0 if it does not say."""
-    moment = name.partition("-")[0]
-    return int(moment) if moment.isdecimal() else 0

@@ -28,8 +28,8 @@ class WriterLock:
             holder = self._file.read().strip()
             self._file.close()
             raise GalleryBusyError(
-                f"{folder} is being written by process {holder or 'unknown'}; wait until it ends. "
-                "If serve is running: stop it first, or use its /api endpoints"
+                f"{folder} is being written by process {holder or 'unknown'}; wait until it ends, "
+                "or end it"
             ) from None
         self._file.truncate(0)
         self._file.write(f"{os.getpid()}\n")

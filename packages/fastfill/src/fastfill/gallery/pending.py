@@ -42,6 +42,7 @@ class Message:
         ids: Of items to add or delete.
         vectors: New model's embeddings `[n, d]` of `rows` or `ids`.
         reasons: Why rows could not be embedded.
+        epoch: Of the gallery, `state.epoch`, when the rows of a result were taken.
     """
 
     kind: Kind
@@ -49,6 +50,7 @@ class Message:
     ids: Sequence[str] = ()
     vectors: NDArray[np.float32] | None = None
     reasons: Mapping[int, str] = field(default_factory=dict)
+    epoch: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -57,6 +59,10 @@ class Message:
         given = 0 if self.vectors is None else len(self.vectors)
         if given != count:
             raise ValueError(f"a message of {count} items must hold as many vectors, got {given}")
+
+    def __len__(self) -> int:
+        """Return the number of items it is about."""
+        return len(self.ids) + len(self.rows) + len(self.reasons)
 
 
 def submit(folder: Path, message: Message, *, sender: str = "") -> Path:
@@ -77,6 +83,7 @@ def submit(folder: Path, message: Message, *, sender: str = "") -> Path:
         "kind": message.kind,
         "ids": list(message.ids),
         "reasons": {str(row): reason for row, reason in message.reasons.items()},
+        "epoch": message.epoch,
     }
     vectors = np.empty((0, 0), np.float32) if message.vectors is None else message.vectors
     with atomic.open_atomic(path) as file:
@@ -111,6 +118,7 @@ def read_message(path: Path) -> Message:
             ids=[str(item) for item in about["ids"]],
             vectors=vectors if vectors.size else None,
             reasons={int(row): str(reason) for row, reason in about["reasons"].items()},
+            epoch=int(about["epoch"]),
         )
     except _DAMAGE as error:
         raise ValueError(f"{path.name} is no change of a gallery: {error}") from None

@@ -12,14 +12,14 @@ from fastfill.gallery.columns import ColumnSpec
 from tenfold import atomic
 
 STATE = "gallery.json"
-SCHEMA = 1
+SCHEMA = 2
 NO_VINTAGE = 0xFFFF
 """Vintage of an item that no old model has embedded."""
 NO_RANK = 0xFFFFFFFF
 """Rank of an item that is not in the order."""
 NOT_SEARCHED = "not searched"
 """What stands for the version of an added item while the old model is searched with."""
-_INTEGERS = ("side_dim", "rows", "ids_bytes", "failures_bytes", "generation", "rolled_back_ns")
+_INTEGERS = ("side_dim", "rows", "ids_bytes", "failures_bytes", "generation", "epoch")
 
 Dtype = Literal["float32", "float16"]
 Phase = Literal["backfilling", "final"]
@@ -101,8 +101,7 @@ class GalleryState:
         ids_bytes: Length of the file of ids.
         failures_bytes: Length of the file of failures.
         generation: Number of the journal.
-        rolled_back_ns: Moment of the last roll-back to the vectors of h, `time.time_ns`; results
-            from before it count no more.
+        epoch: Number of roll-backs to the vectors of h; results of an earlier one count no more.
         schema: Of this file.
     """
 
@@ -117,7 +116,7 @@ class GalleryState:
     ids_bytes: int = 0
     failures_bytes: int = 0
     generation: int = 0
-    rolled_back_ns: int = 0
+    epoch: int = 0
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

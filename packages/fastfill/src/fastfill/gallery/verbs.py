@@ -100,7 +100,9 @@ def rollback(
     """
     if to == "transformed" and h is None:
         raise ValueError("rolling back to transformed needs h, the map the gallery came from")
-    with Gallery.open(gallery, "w") as open_gallery:
+    body = f'{{"to": "{to}"}}'
+    instead = f"If that is serve, roll back through it: POST {body} to its /api/rollback"
+    with Gallery.open_alone(gallery, instead=instead) as open_gallery:
         if to == "transformed" and h is not None:
             changed = _to_transformed(open_gallery, h if isinstance(h, list) else [h], device)
         elif to == "old":
@@ -125,7 +127,8 @@ def finalise(gallery: Path, *, force: bool = False) -> None:
         FileNotFoundError: There is no gallery.
         ValueError: Items are left, or another process writes the gallery.
     """
-    with Gallery.open(gallery, "w") as open_gallery:
+    instead = "If that is serve, end it, finalise, and start it again: it has no such request"
+    with Gallery.open_alone(gallery, instead=instead) as open_gallery:
         open_gallery.apply_pending()
         open_gallery.finalise(force=force)
         counts = open_gallery.counts()
