@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tenfold import measurements
-from tenfold.measurements import Measurements, one_thread
+from tenfold.measurements import Measurements, by_arm, one_thread
 
 
 @pytest.fixture(params=["abc1234", "abc1234-dirty", None])
@@ -55,3 +55,8 @@ def test_one_thread_is_given_back() -> None:
     with pytest.raises(RuntimeError, match=r"^1$"):
         count_threads_and_fail()
     assert torch.get_num_threads() == before
+
+
+def test_by_arm_keeps_the_order_of_seeds() -> None:
+    seeds = [{"accuracy": {"a": 1.0, "b": 3.0}}, {"accuracy": {"a": 2.0, "b": 4.0}}]
+    assert by_arm(seeds) == {"accuracy": {"a": [1.0, 2.0], "b": [3.0, 4.0]}}

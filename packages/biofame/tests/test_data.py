@@ -233,3 +233,9 @@ def test_mistakes(tmp_path: Path) -> None:
     make_store(tmp_path / "two", splits=(("train", 2), ("val", 2)))
     with pytest.raises(ValueError, match=r"the split val of .* has too little for 4 ranks"):
         data_of(tmp_path / "two", ranks=4).val_dataloader()
+
+
+def test_sequences_need_windows_that_follow_each_other(tmp_path: Path) -> None:
+    make_store(tmp_path, per_recording=1)
+    with pytest.raises(ValueError, match="is 3, and no two training windows of"):
+        data_of(tmp_path, context=3)

@@ -88,6 +88,26 @@ def test_an_array_of_samples_alone(tmp_path: Path, run: Path) -> None:
     assert (tmp_path / "x.keys.txt").read_text() == "in@0\nin@1\nin@2\n"
 
 
+def test_voltages_of_an_array_come_to_microvolt_or_are_doubted(
+    tmp_path: Path, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = 20 * np.random.default_rng(0).normal(size=(5, 2, 24)).astype(np.float32)
+    about: dict[str, Any] = {"channels": ["acc_y", "EEG"], "rate": 10.0}
+    volts = samples * np.array([[1.0], [1e-6]], dtype=np.float32)
+    np.savez(tmp_path / "in.npz", samples=volts, units=["g", "V"], **about)
+    embed(run, tmp_path / "in.npz", tmp_path / "x.npz", content="tokens")
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as content:
+        assert_close(content["embeddings"], tokens_of(samples, ("acc_y", "eeg")))
+    assert not caplog.text
+    np.savez(tmp_path / "unnamed.npz", samples=volts, **about)
+    embed(run, tmp_path / "unnamed.npz", tmp_path / "y.npz")
+    assert "unnamed.npz: channel eeg deviates by" in caplog.text
+    assert "look like V" in caplog.text
+    np.savez(tmp_path / "three.npz", samples=volts, units=["g", "V", "V"], **about)
+    with pytest.raises(ValueError, match="2 channels and 3 units"):
+        embed(run, tmp_path / "three.npz", tmp_path / "z.npz")
+
+
 @pytest.mark.parametrize("rate", [None, 10.0])
 def test_a_recording_is_cut_into_windows_of_training(
     tmp_path: Path, run: Path, rate: float | None

@@ -235,6 +235,7 @@ def test_people_seen_in_pre_training_and_missing_classes_are_told(
         (["--head.outputs=2"], "head.outputs is 2, store has 3 classes"),
         (["--head.task=regression"], "head.outputs is 3, store has 0 targets (none)"),
         (["--data.path=unlabelled"], "unlabelled has no labels"),
+        (["--data.path=short"], "short has windows of 4 samples, shorter than model.patch 5"),
         (["--model={dim: 16}"], "model.dim 8, wanted 16"),
         (["--head.task=staging"], "head.context must be >= 2 for staging, got 1"),
         (["--data.labels=2"], "data.labels is 2, fewer than the 3 classes"),
@@ -244,6 +245,7 @@ def test_a_mistake_is_one_line(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_store(Path("unlabelled"), labelled=False)
+    make_store(Path("short"), length=4)
     assert APP.main(["finetune", "--config=finetune.yaml", *words, "--run_dir=run"]) == 2
     (line,) = [t for t in capsys.readouterr().err.splitlines() if t.startswith("error: ")]
     assert message in line

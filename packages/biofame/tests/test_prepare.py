@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -301,7 +302,11 @@ def test_running_again_is_no_mistake_but_other_options_are(
     with pytest.raises(ValueError, match=r"made otherwise \(settings.length: null -> 5\)"):
         prepare(tmp_path / "in", tmp_path / "out", length=5)
     (tmp_path / "in" / "night3.npz").unlink()
-    with pytest.raises(ValueError, match=r"made otherwise \(files.night3.npz: \d+ -> absent\)"):
+    with pytest.raises(ValueError, match=r"made otherwise \(files.night3.npz: .* -> absent\)"):
+        prepare(tmp_path / "in", tmp_path / "out")
+    shutil.rmtree(tmp_path / "in")
+    _write_people(tmp_path / "in", samples=_noise(3, 2, 20, seed=9))  # same names and sizes
+    with pytest.raises(ValueError, match=r"made otherwise \(files.night0.npz: "):
         prepare(tmp_path / "in", tmp_path / "out")
     (tmp_path / "out" / "preparation.json").unlink()
     with pytest.raises(ValueError, match="holds a store of another origin"):

@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import math
@@ -6,10 +7,18 @@ from statistics import fmean, stdev
 
 import pytest
 import yaml
+from rich.console import Console
 
 from biofame.cli import APP
 from biofame.report import collect, report
-from biofame.score_tables import Scored, read_scores, summarise, to_csv, write_scores
+from biofame.score_tables import (
+    Scored,
+    read_scores,
+    summarise,
+    to_csv,
+    to_table,
+    write_scores,
+)
 
 
 def write_run(folder: Path, *, seed: int, accuracy: float, **options: object) -> None:
@@ -113,3 +122,19 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     (tmp_path / "tuned" / "t1" / "test.json").write_text("[1]")
     with pytest.raises(ValueError, match="holds no test scores"):
         report([tmp_path])
+
+
+def test_the_table_of_all_scores_is_whole_on_a_terminal_of_80_characters() -> None:
+    names = ("accuracy", "balanced_accuracy", "macro_precision", "mean_ovr_accuracy", "auroc")
+    scored = [
+        Scored(arm=arm, condition=condition, seed=seed, scores=dict.fromkeys(names, 0.5 + seed / 7))
+        for arm in ("pre-trained", "scratch")
+        for condition in ("10 labels", "50 %")
+        for seed in range(3)
+    ]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(to_table(summarise(scored), title="Test split"))
+    text = console.export_text()
+    assert "…" not in text
+    assert text.count("0.6429 ± 0.143") == len(names) * 4
+    assert all(name in text for name in names)

@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,6 +49,18 @@ class Measurements:
         numbers = {key: float(value) for key, value in measure().items()}
         atomic.write_json(path, numbers)
         return numbers
+
+
+def by_arm(
+    seeds: Iterable[Mapping[str, Mapping[str, float]]],
+) -> dict[str, dict[str, list[float]]]:
+    """Return metric to arm to one value a seed, from what each seed has measured."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for measured in seeds:
+        for metric, arms in measured.items():
+            for arm, value in arms.items():
+                values.setdefault(metric, {}).setdefault(arm, []).append(value)
+    return values
 
 
 @contextmanager

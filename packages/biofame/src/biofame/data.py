@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from biofame.batches import WholeSplit, WindowBatch, WindowSource, WindowStream, share_of_rank
 from biofame.few_labels import choose_any, choose_by_class
-from biofame.sequences import groups_of
+from biofame.sequences import consecutive, groups_of
 from biofame.splits import check_leakage
 from biofame.store import SignalStore, open_store
 from tenfold.loader import StepLoader
@@ -84,6 +84,7 @@ class SignalData(lightning.LightningDataModule):
         self.source = WindowSource(store, columns, store.labels, self.context > 1)
         if stage == "fit":
             self.training_rows = self._rows("train")
+            self._check_sequences()
             if self.wanted_labels is not None:
                 self._keep_few_labels(self.wanted_labels)
 
@@ -137,6 +138,19 @@ class SignalData(lightning.LightningDataModule):
         """Return what `test_dataloader` returns."""
         return self._whole_split("test")
 
+    def check_patch(self, patch: int) -> None:
+        """Refuse windows that are shorter than a patch.
+
+        Raises:
+            ValueError: There are such windows.
+        """
+        shortest = int(self.store.lengths.min())
+        if shortest < patch:
+            raise ValueError(
+                f"{self.path} has windows of {shortest} samples, shorter than model.patch {patch}: "
+                "prepare longer windows, or train with a smaller model.patch"
+            )
+
     def _whole_split(self, split: str) -> DataLoader[WindowBatch]:
         assert self.trainer is not None
         groups = groups_of(self.store, self._rows(split), context=self.context)
@@ -160,6 +174,14 @@ class SignalData(lightning.LightningDataModule):
                 "splits"
             )
         return rows[there]
+
+    def _check_sequences(self) -> None:
+        runs = consecutive(self.store, self.training_rows) if self.context > 1 else []
+        if runs and max(map(len, runs)) == 1:
+            raise ValueError(
+                f"data.context is {self.context}, and no two training windows of {self.path} "
+                "follow each other: prepare it from recordings, or with their names and onsets"
+            )
 
     def _keep_few_labels(self, amount: float) -> None:
         rows, store = self.training_rows, self.store

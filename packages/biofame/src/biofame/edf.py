@@ -134,9 +134,15 @@ def find_channels(header: EdfHeader, channels: Sequence[str] | None) -> tuple[Ed
     return tuple(there[name][0] for name in wanted)
 
 
-def channel_names(header: EdfHeader) -> tuple[str, ...]:
-    """Return the canonical names of channels, without those that have none."""
-    return tuple(filter(None, map(_name, header.channels)))
+def channel_names(header: EdfHeader, *, triggers: bool = False) -> tuple[str, ...]:
+    """Return the canonical names of channels, without those that have none.
+
+    Args:
+        header: Of the file.
+        triggers: Whether trigger codes count, which are read only when asked for by name.
+    """
+    signals = header.signals if triggers else header.channels
+    return tuple(filter(None, (_name(one) for one in signals if not one.is_annotations)))
 
 
 def unit_of(signal: EdfSignal) -> str:

@@ -37,9 +37,9 @@ def embed(
 
     Args:
         run: Run folder or checkpoint of a trained network.
-        input: A store; an `.npz` with `samples` `[n, C, L]` and perhaps `channels`, `rate` and
-            `keys`; an `.npy` of samples; or a recording `.edf` or `.bdf`, which is cut into windows
-            as long as those of training.
+        input: A store; an `.npz` with `samples` `[n, C, L]` and perhaps `channels`, `units` or
+            `unit` (uV unless given), `rate` and `keys`; an `.npy` of samples; or a recording
+            `.edf` or `.bdf`, which is cut into windows as long as those of training.
         out: File `.npz` or `.npy`; must not exist.
         content: `pooled` is the mean over tokens, `[n, D]`; `tokens` all of them, `[n, C, N, D]`.
         channels: Of a store or recording, those to use; of an array, the names of its channels, by

@@ -5,9 +5,10 @@ Shapes: n windows, B windows of a batch, C channels, L samples, T samples of a r
 
 import logging
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,16 +16,19 @@ from numpy.typing import NDArray
 
 from biofame.config import ModelConfig
 from biofame.data import WindowBatch
-from biofame.edf import read_recording
+from biofame.edf import MICROVOLT, read_recording
 from biofame.passes import open_source
+from biofame.quality import unit_doubts
+from biofame.readers.part import units_of_channels
 from biofame.sequences import groups_of
-from biofame.signals import canonical_names, resample
+from biofame.signals import VOLTS, canonical_names, resample, unit_factor
 from biofame.store import window_key
 
 log = logging.getLogger(__name__)
 
 ARRAYS = (".npz", ".npy")
 RECORDINGS = (".edf", ".bdf")
+UNIT_WINDOWS = 64
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,16 @@ class Windowed:
 
     keys: list[str]
     batches: Callable[[int], Iterator[tuple[NDArray[np.int64], WindowBatch]]]
+
+
+class _Array(NamedTuple):
+    """What a file of arrays holds; all but the samples may be empty or None."""
+
+    samples: NDArray[Any]
+    keys: list[str]
+    channels: tuple[str, ...]
+    rate: float | None
+    units: tuple[str, ...]
 
 
 def open_input(
@@ -91,18 +105,39 @@ def _of_store(path: Path, channels: list[str] | None, rate: float | None) -> Win
 def _of_array(
     path: Path, model: ModelConfig, channels: list[str] | None, rate: float | None
 ) -> Windowed:
-    samples, stored_keys, stored_names, stored_rate = _read_array(path)
-    names = tuple(channels or stored_names or model.channels)
+    stored = _read_array(path)
+    samples, names = stored.samples, tuple(channels or stored.channels or model.channels)
     if len(names) != samples.shape[1]:
         raise ValueError(
             f"{path} has {samples.shape[1]} channels, named are {', '.join(names)}: name them with "
             "channels"
         )
-    used = rate or stored_rate
+    used = rate or stored.rate
     if used is None:
         raise ValueError(f"{path} does not say its rate: give rate, in samples per second")
-    keys = stored_keys or [f"{path.stem}@{number}" for number in range(len(samples))]
-    return _in_memory(samples, keys, canonical_names(names), used, source=path)
+    keys = stored.keys or [f"{path.stem}@{number}" for number in range(len(samples))]
+    names = canonical_names(names)
+    return _in_memory(_in_microvolt(stored, names, path), keys, names, used, source=path)
+
+
+def _in_microvolt(stored: _Array, channels: Sequence[str], path: Path) -> NDArray[np.float32]:
+    """Return samples with voltages in uV, as stores and recordings have them."""
+    units = stored.units or (MICROVOLT,) * len(channels)
+    if len(units) != len(channels):
+        raise ValueError(
+            f"{path} has {len(channels)} channels and {len(units)} units: give each one"
+        )
+    factors = np.array([_factor(unit) for unit in units], dtype=np.float32)
+    samples = stored.samples.astype(np.float32) * factors[:, None]
+    for doubt in unit_doubts(
+        samples[:UNIT_WINDOWS], channels=channels, units=(MICROVOLT,) * len(channels)
+    ):
+        log.warning("%s: %s", path, doubt)
+    return samples
+
+
+def _factor(unit: str) -> float:
+    return unit_factor(unit, MICROVOLT) if unit.lower() in VOLTS else 1.0
 
 
 def _of_recording(
@@ -156,10 +191,7 @@ def _in_memory(
     return Windowed(keys, batches)
 
 
-def _read_array(
-    path: Path,
-) -> tuple[NDArray[np.float32], list[str], tuple[str, ...], float | None]:
-    """Return samples, keys, channels and rate; the last three only of an `.npz` that has them."""
+def _read_array(path: Path) -> _Array:
     try:
         content = np.load(path, allow_pickle=False)
         arrays = {"samples": content} if path.suffix.lower() == ".npy" else dict(content)
@@ -178,4 +210,12 @@ def _read_array(
         raise ValueError(f"{path} has {len(samples)} windows and {len(keys)} keys")
     names = tuple(str(name) for name in arrays.get("channels", ()))
     rate = float(arrays["rate"]) if "rate" in arrays else None
-    return samples, keys, names, rate
+    return _Array(samples, keys, names, rate, _units(arrays, samples.shape[1]))
+
+
+def _units(arrays: Mapping[str, NDArray[Any]], channels: int) -> tuple[str, ...]:
+    if "units" in arrays:
+        return units_of_channels(arrays["units"].tolist(), channels=channels) or ()
+    return (
+        units_of_channels(str(arrays["unit"]), channels=channels) or () if "unit" in arrays else ()
+    )

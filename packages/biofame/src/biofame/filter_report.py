@@ -109,7 +109,7 @@ def filter_report(
     config = network.config
     if config.mixing != "filter":
         raise ValueError(f"model.mixing {config.mixing} has no filters to report on")
-    rate = rate or config.rate
+    rate = network.rate_of(rate)
     reports = []
     with torch.inference_mode():
         cut = network.cut(samples_BCL, network.rows(samples_BCL, channels))

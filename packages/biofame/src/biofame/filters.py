@@ -45,7 +45,8 @@ class FilterLayer(nn.Module):
         length = tokens_BND.shape[1]
         with torch.autocast(tokens_BND.device.type, enabled=False):
             spectrum_BFD = torch.fft.rfft(tokens_BND.float(), dim=1, norm="ortho")
-            response = self.response(spectrum_BFD, length, rate=rate or self.trained_rate)
+            trained = self.trained_rate if rate is None else rate
+            response = self.response(spectrum_BFD, length, rate=trained)
             # n, as a spectrum does not tell an odd number of tokens from the even one below.
             mixed = torch.fft.irfft(spectrum_BFD * response, n=length, dim=1, norm="ortho")
         return mixed.to(tokens_BND.dtype)

@@ -78,7 +78,9 @@ class FinetuneModule(lightning.LightningModule):
         self.output_names = names_of_outputs(data, self.head_config)
         if stage != "fit" or "classifier" in self._modules:
             return
-        self._build(self._initial_network(data))
+        network = self._initial_network(data)
+        data.check_patch(network.config.patch)
+        self._build(network)
         if self.head_config.task == "regression":
             assert data.store.targets is not None
             targets = torch.from_numpy(data.store.targets[data.training_rows])
@@ -99,11 +101,6 @@ class FinetuneModule(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimiser over what is trained, and its schedule."""
         return configure(self, self.optim_config)
-
-    def on_train_start(self) -> None:
-        """Let a frozen network be what it will be in evaluation, without dropout."""
-        if self.head_config.freeze:
-            self.classifier.network.eval()
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, of mixed windows where that is on."""
@@ -200,8 +197,11 @@ class FinetuneModule(lightning.LightningModule):
 
     def _score(self, batch: WindowBatch) -> None:
         outputs = self._outputs(batch)
-        self.mean_loss.update(self._loss(outputs, batch), weight=self.count_units(batch))
-        self.scores.update(outputs, self._truth(batch))
+        truth = self._truth(batch)
+        known = (truth >= 0 if self.head_config.task in CLASSES else ~truth.isnan()).sum()
+        if known:  # the loss is a mean over these
+            self.mean_loss.update(self._loss(outputs, batch), weight=known)
+        self.scores.update(outputs, truth)
 
     def _log_scores(self, stage: str) -> None:
         found = {"loss": self.mean_loss.compute(), **self.scores.compute()}

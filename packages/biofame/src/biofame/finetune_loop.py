@@ -5,7 +5,6 @@ the weights that score best on the validation split are kept, and the test split
 """
 
 import copy
-import logging
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from biofame.store import SignalStore
 from biofame.weights import fit_channels
 from tenfold.bare_trainer import bare_trainer
 from tenfold.callbacks import StepSeed
-from tenfold.cli.quiet import silence_adverts
+from tenfold.cli.quiet import quiet_loggers, silence_adverts
 from tenfold.optim import OptimConfig
 
 TALKATIVE = ("lightning.pytorch.utilities.rank_zero", "tenfold.optim")
@@ -182,12 +181,5 @@ def _accelerator(device: torch.device) -> dict[str, Any]:
 def _quiet() -> Generator[None]:
     """Keep devices, limits and parameter groups from being told once a run."""
     silence_adverts()
-    loggers = [logging.getLogger(name) for name in TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
+    with quiet_loggers(*TALKATIVE):
         yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

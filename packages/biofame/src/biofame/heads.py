@@ -5,6 +5,7 @@ the network, W width of a pooled window (D, or C * D for `cat`).
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,13 @@ class Classifier(nn.Module):
             self.register_buffer("scale", torch.ones(config.outputs))
         if config.freeze:
             network.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; a frozen network stays without dropout."""
+        super().train(mode)
+        if self.config.freeze:
+            self.network.eval()
+        return self
 
     def forward(
         self,
@@ -130,7 +138,7 @@ class Classifier(nn.Module):
     ) -> Tensor:
         """Return what the mixer makes of the token, which stands before all others."""
         network = self.network
-        rate = rate or network.config.rate
+        rate = network.rate_of(rate)
         rows_C = network.rows(samples_BCL, channels)
         cut = network.cut(blank_absent(samples_BCL, present_BC), rows_C)
         latent = network.encoder(network.tokenizer(cut.patches), rate=rate)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from biofame.config import DecoderConfig, LossConfig, ModelConfig
 from biofame.decoders import Decoders
+from biofame.masked_error import error_sums, relative_error
 from biofame.masking import Partition, draw_partition, is_masked, take
 from biofame.model import BioFame, Patches, blank_absent
 from biofame.positions import ChannelTimeTable
@@ -32,7 +33,8 @@ class Losses(NamedTuple):
     Attributes:
         total: What is minimised.
         error: Mean square error of each channel over the variance of its masked targets, `[C]`; 1
-            is what predicting their mean would have.
+            is what predicting their mean would have. NaN for a channel whose targets are flat, or
+            that no window has.
     """
 
     total: Tensor
@@ -82,7 +84,7 @@ class MaskedAutoencoder(nn.Module):
             ValueError: The channels are not the model's, or windows are too short to mask.
         """
         network = self.network
-        rate = rate or network.config.rate
+        rate = network.rate_of(rate)
         rows_C = network.rows(samples_BCL, None)
         cut = network.cut(blank_absent(samples_BCL, present_BC), rows_C)
         windows, channels, tokens = cut.patches.shape[:3]
@@ -111,12 +113,8 @@ class MaskedAutoencoder(nn.Module):
         total = (square_BC * there_BC).sum() / there_BC.sum().clamp(min=1)
         if self.loss_config.divisor == "code":
             total = total / square_BC.shape[1]
-        share_BC = there_BC / there_BC.sum(dim=0).clamp(min=1)
-        mean_C = (target.mean(dim=(2, 3)) * share_BC).sum(dim=0)
-        spread_BC = (target - mean_C[:, None, None]).square().mean(dim=(2, 3))
-        variance_C = (spread_BC * share_BC).sum(dim=0)
-        error_C = (square_BC.detach() * share_BC).sum(dim=0)
-        return Losses(total, error_C / variance_C.clamp(min=1e-12))
+        sums = error_sums(made.predicted, made.target, present_BC)
+        return Losses(total, relative_error(sums))
 
     def _encode(self, cut: Patches, partition: Partition, rate: float) -> Tensor:
         tokens = self.network.tokenizer(cut.patches)

@@ -74,7 +74,8 @@ def mismatch(
         by_modality: Whether a sensor is all channels of a kind, such as acc_x, acc_y and acc_z.
         substitute: Words `<trained>=<other>`: another channel of the store in the place of one that
             the model was trained on.
-        lengths: Lengths of windows, in those of the store; 0.5, 1 and 2 by default. Shorter ones
+        lengths: Lengths of windows, in those of the store; 0.5, 1 and 2 by default (of
+            staging not 2). Shorter ones
             are cut from the middle; longer ones are joined with the windows that follow in the
             recording, without a gap and with the same label, or else repeated.
         rates: Samples per second to resample to; none by default.
@@ -98,6 +99,7 @@ def mismatch(
     classifier, store = load_classifier(run).classifier, open_store(data)
     words = [ALL_SUBSETS] if drop is None else [word for word in drop if word != "none"]
     channels = classifier.network.config.channels
+    usual_lengths = [0.5, 1] if classifier.config.task == "staging" else [0.5, 1, 2]
     swaps = parse_swaps(substitute or [], channels, store)
     start = matched(classifier, store)
     rows = rows_with_channels(start.view.source, "test")
@@ -105,7 +107,7 @@ def mismatch(
         start,
         *dropped(classifier, store, words, by_modality=by_modality),
         *substituted(classifier, store, swaps),
-        *resized(classifier, start.view, rows, lengths or [0.5, 1, 2]),
+        *resized(classifier, start.view, rows, lengths or usual_lengths),
         *resampled(start.view, rates or []),
     ]
     shown = metric or SELECTION[classifier.config.task][0]

@@ -3,6 +3,7 @@
 Shapes: B windows, C channels, L samples, N tokens a channel, P samples a patch, D width.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ class BioFame(nn.Module):
         Raises:
             ValueError: Channels do not fit the windows, or these are shorter than a patch.
         """
-        rate = rate or self.config.rate
+        rate = self.rate_of(rate)
         rows_C = self.rows(samples_BCL, channels)
         cut = self.cut(blank_absent(samples_BCL, present_BC), rows_C)
         latent_BCND = self.encoder(self.tokenizer(cut.patches), rate=rate)
@@ -76,6 +77,18 @@ class BioFame(nn.Module):
         shape = placed.shape[1:3]
         is_key_BT = None if present_BC is None else present_BC.repeat_interleave(shape[1], dim=1)
         return self.mixer(placed.flatten(1, 2), is_key_BT).unflatten(1, shape)
+
+    def rate_of(self, rate: float | None) -> float:
+        """Return a rate, the model's where none is given.
+
+        Raises:
+            ValueError: It is not positive.
+        """
+        if rate is None:
+            return self.config.rate
+        if not 0 < rate < math.inf:
+            raise ValueError(f"rate must be > 0 samples per second, got {rate:g}")
+        return rate
 
     def rows(self, samples_BCL: Tensor, channels: Sequence[str] | None) -> Tensor:
         """Return each channel's row in the tables of parameters, int64 `[C]`, -1 for unknown ones.

@@ -4,9 +4,7 @@ Shapes: B windows, C channels, L samples; of `staging` S windows more, `[B, S, C
 """
 
 import copy
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +18,7 @@ from torch.export import Dim
 from biofame.dft_export import with_dft
 from biofame.heads import Classifier
 from biofame.model import BioFame
+from tenfold.cli.quiet import quiet_loggers
 
 if TYPE_CHECKING:
     import onnx
@@ -102,7 +101,7 @@ def to_onnx(fixed: Fixed, properties: Mapping[str, str], *, opset: int) -> bytes
     """
     import onnx
 
-    with _quiet("onnx_ir", "onnxscript", "torch.onnx"):
+    with quiet_loggers("onnx_ir", "onnxscript", "torch.onnx"):
         # Strict tracing keeps the batch symbolic where a module asks for the length of a tensor.
         traced = torch.export.export(
             in_real_arithmetic(fixed),
@@ -204,17 +203,3 @@ def _forget_origins(graph: "onnx.ModelProto") -> None:
         for entry in entries:
             del entry.metadata_props[:]
     del inside.metadata_props[:]
-
-
-@contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Hold back what loggers say below a warning: a line for each node of a graph."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 # What the store was made from and how, so that running again is no mistake.
 RECORD = "preparation.json"
-VERSION = 1
+VERSION = 2
 DEFAULT_SHARES = (0.6, 0.2, 0.2)
 NAMED_AT_MOST = 5
 
@@ -112,7 +112,9 @@ def prepare(
     _check_kind(kind, config)
     tasks = file_tasks(source, files)
     settings = _settings(config, kind, shares, seed)
-    record = {"settings": settings, "files": {task.name: task.bytes for task in tasks.values()}}
+    # Times too: another source may have files of the same names and sizes.
+    files = {task.name: [task.bytes, task.changed] for task in tasks.values()}
+    record = {"settings": settings, "files": files}
     if (out / MANIFEST).exists():
         store = _finished(out, record)
     else:

@@ -10,12 +10,13 @@ import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric
 
 from biofame.config import DecoderConfig, LossConfig, ModelConfig
 from biofame.data import SignalData, WindowBatch
 from biofame.heads import average
 from biofame.mae import Losses, MaskedAutoencoder, Reconstruction, channel_errors
+from biofame.masked_error import MaskedError
 from biofame.masking import Partition, draw_partition
 from biofame.tokenizer import patchify
 from tenfold import keyed
@@ -49,7 +50,7 @@ class PretrainModule(lightning.LightningModule):
         self.model_config, self.loss_config, self.optim_config = model, loss, optim
         self.autoencoder = MaskedAutoencoder(model, decoder, loss)
         self.mean_loss = MeanMetric()
-        self.error_means = ChannelMeans(len(model.channels))
+        self.masked_error = MaskedError(len(model.channels))
 
     def setup(self, stage: str) -> None:
         """Check that the data are what the model is for.
@@ -137,16 +138,13 @@ class PretrainModule(lightning.LightningModule):
             ratio=self.loss_config.mask_ratio,
             device=samples.device,
         )
-        losses = self._losses(self._reconstruct(batch, partition), batch)
-        self.mean_loss.update(losses.total, weight=self.count_units(batch))
-        there = batch.get("present")
-        ones = torch.ones(samples.shape[:2], device=samples.device)
-        windows_C = (ones if there is None else there.float()).sum(dim=0)
-        self.error_means.update(losses.error, windows_C)
+        made = self._reconstruct(batch, partition)
+        self.mean_loss.update(self._losses(made, batch).total, weight=self.count_units(batch))
+        self.masked_error.update(made.predicted, made.target, batch.get("present"))
 
     def _log_scores(self, stage: str) -> None:
         # Flat again: torchmetrics makes a scalar of the value of a single channel.
-        errors = self.error_means.compute().reshape(-1)
+        errors = self.masked_error.compute().reshape(-1)
         mean = errors.nanmean()
         scores = {f"{stage}/loss": self.mean_loss.compute(), f"{stage}/masked_error": mean}
         for name, error in channel_errors(self.model_config.channels, errors).items():
@@ -157,37 +155,11 @@ class PretrainModule(lightning.LightningModule):
 
     def _forget(self) -> None:
         self.mean_loss.reset()
-        self.error_means.reset()
+        self.masked_error.reset()
 
     def _data(self) -> SignalData | None:
         data = getattr(self.trainer, "datamodule", None)
         return data if isinstance(data, SignalData) else None
-
-
-class ChannelMeans(Metric):
-    """Mean of a value of each channel over the windows that have it, NaN where none has.
-
-    Args:
-        channels: Number of channels.
-    """
-
-    full_state_update = False
-    total: Tensor
-    windows: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        for name in ("total", "windows"):
-            self.add_state(name, default=torch.zeros(channels), dist_reduce_fx="sum")
-
-    def update(self, values_C: Tensor, windows_C: Tensor) -> None:
-        """Add a batch: its values, and how many of its windows have each channel."""
-        self.total += values_C * windows_C
-        self.windows += windows_C
-
-    def compute(self) -> Tensor:
-        """Return the means `[C]`."""
-        return self.total / self.windows
 
 
 def fixed_partition(
@@ -230,6 +202,7 @@ def check_data(data: SignalData, model: ModelConfig) -> None:
             f"{data.path} has {data.store.info.rate:g} samples per second, model.rate is "
             f"{model.rate:g}: set model.rate"
         )
+    data.check_patch(model.patch)
     length = int(data.store.lengths.max())
     patches = -(-length // model.patch) if model.tail == "pad" else length // model.patch
     if patches > model.tokens:

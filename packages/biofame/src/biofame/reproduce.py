@@ -1,21 +1,26 @@
 """The verb `reproduce`: few labels and missing sensors, from real and procedural signals (spec 7a).
 
-Not here: what is measured (`study.py`) and concluded (`claims.py`).
+Not here: what is measured (`study.py`) and concluded (`claims.py`), and the scale `gpu`
+(`reproduce_gpu.py`).
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from biofame.claims import Wording, judge, judge_ladder, with_gains
+from biofame.reproduce_gpu import compare_on_gpu
+from biofame.resident_gpu import gpu_place
 from biofame.study import ARMS, INPUT, OPERATORS, SETTINGS, Demo, Trial, ladder, measure
+from biofame.study_gpu import GpuScale
 from tenfold.cli.quiet import silence_adverts
 from tenfold.jobs import run_jobs
-from tenfold.measurements import Measurements
-from tenfold.results import save_result, show_result
+from tenfold.loader_workers import processors
+from tenfold.measurements import Measurements, by_arm
+from tenfold.results import Result, save_result, show_result
 
-Scale = Literal["tiny", "small"]
+Scale = Literal["tiny", "small", "gpu"]
 
 WORDINGS = {
     "sleep": Wording(
@@ -39,7 +44,7 @@ def reproduce(
     *,
     scale: Scale = "tiny",
     seeds: int = 5,
-    workers: int = 2,
+    workers: int | None = None,
     data: Path = Path("data/reproduce-biofame"),
     out: Path = Path("results/biofame"),
 ) -> int:
@@ -47,9 +52,11 @@ def reproduce(
 
     Args:
         scale: `tiny` takes minutes; `small` adds each change between the released settings and the
-            demo's own, all filter operators, and other numbers of labels.
-        seeds: Data, weights and labels anew in each.
-        workers: Processes that train at a time, with one thread each.
+            demo's own, all filter operators, and other numbers of labels; `gpu` trains the
+            published recipe on 200,000 windows and measures speed, and needs a GPU.
+        seeds: Data, weights and labels anew in each; at `gpu` fine-tunings alone.
+        workers: Processes: what trains at a time with one thread each, by default 2; at `gpu`, what
+            draws recordings, by default one less than the cores.
         data: Folder of what has been measured: the same command at the same commit goes on where
             it was interrupted.
         out: Folder of the result files and their plots.
@@ -58,25 +65,50 @@ def reproduce(
         0 when every claim holds, 1 when one does not.
 
     Raises:
-        ValueError: There are too few seeds or workers.
+        ValueError: There are too few seeds or workers, or no GPU for the scale `gpu`.
     """
+    if workers is None:
+        workers = max(1, processors() - 1) if scale == "gpu" else 2
     if seeds < 2 or workers < 1:
         raise ValueError(f"seeds must be >= 2 and workers >= 1, got {seeds} and {workers}")
+    place = gpu_place() if scale == "gpu" else None
     silence_adverts()
     kept = Measurements(data / "measured")
     folder = data / f"{scale}-{kept.revision}"
     if not kept.is_reusable:
         shutil.rmtree(folder, ignore_errors=True)
+    if place is not None:
+        results = compare_on_gpu(
+            GpuScale(),
+            folder,
+            recordings=data / "recordings-gpu",
+            out=out,
+            seeds=seeds,
+            workers=workers,
+            place=place,
+        )
+    else:
+        settings = {"scale": scale, "revision": kept.revision}
+        results = _compare(scale, folder, settings, seeds=seeds, workers=workers)
+    for file, result in results.items():
+        save_result(result, out / f"{file}_{scale}.json")
+        show_result(result)
+    return 0 if all(result.holds for result in results.values()) else 1
+
+
+def _compare(
+    scale: Scale, folder: Path, settings: Mapping[str, str], *, seeds: int, workers: int
+) -> dict[str, Result]:
     trials = plan(scale, seeds)
     measured = run_jobs(
         measure,
         {trial.key: trial for trial in trials},
         out=folder,
-        settings={"scale": scale, "revision": kept.revision},
+        settings=settings,
         workers=workers,
         title="trials",
     )
-    results = {}
+    results: dict[str, Result] = {}
     for demo in get_args(Demo):
         chosen = [t for t in trials if t.demo == demo and t.arm in ARMS]
         values = by_arm(measured[trial.key] for trial in chosen)
@@ -85,10 +117,7 @@ def reproduce(
         chosen = [t for t in trials if t.demo == "sleep" and t.arm != INPUT]
         values = with_gains(by_arm(measured[trial.key] for trial in chosen))
         results["ladder_sleep"] = judge_ladder(values, wording=WORDINGS["sleep"], scale=scale)
-    for file, result in results.items():
-        save_result(result, out / f"{file}_{scale}.json")
-        show_result(result)
-    return 0 if all(result.holds for result in results.values()) else 1
+    return results
 
 
 def plan(scale: Scale, seeds: int) -> list[Trial]:
@@ -114,13 +143,3 @@ def plan(scale: Scale, seeds: int) -> list[Trial]:
             for seed in range(seeds)
         ]
     return trials
-
-
-def by_arm(seeds: Iterable[Any]) -> dict[str, dict[str, list[float]]]:
-    """Return metric to arm to one value a seed."""
-    values: dict[str, dict[str, list[float]]] = {}
-    for measured in seeds:
-        for metric, arms in measured.items():
-            for arm, value in arms.items():
-                values.setdefault(metric, {}).setdefault(arm, []).append(value)
-    return values

@@ -148,7 +148,9 @@ def to_csv(summary: Sequence[Summary]) -> str:
 
 
 def to_table(summary: Sequence[Summary], *, title: str, metrics: Sequence[str] = ()) -> Table:
-    """Lay out arms and conditions against scores.
+    """Lay out scores one below the other, each with its arms and conditions.
+
+    A column for each score would not fit a terminal of 80 characters.
 
     Args:
         summary: What `summarise` gave.
@@ -156,18 +158,22 @@ def to_table(summary: Sequence[Summary], *, title: str, metrics: Sequence[str] =
         metrics: Which scores, all by default.
     """
     shown = list(metrics) or list(dict.fromkeys(each.metric for each in summary))
-    cells = {(each.arm, each.condition, each.metric): each for each in summary}
-    table = Table("arm", "condition", "seeds", *shown, title=title)
-    for arm, condition in dict.fromkeys((each.arm, each.condition) for each in summary):
-        found = [cells.get((arm, condition, metric)) for metric in shown]
-        seeds = max((len(each.per_seed) for each in found if each), default=0)
-        table.add_row(arm, condition, str(seeds), *map(as_text, found))
+    has_conditions = any(each.condition for each in summary)
+    names = ("score", "arm", *(["condition"] if has_conditions else []), "mean ± spread", "seeds")
+    table = Table(*names, title=title)
+    for metric in shown:
+        found = [each for each in summary if each.metric == metric]
+        for each in found:
+            where = (each.arm, each.condition) if has_conditions else (each.arm,)
+            table.add_row(metric, *where, as_text(each), str(len(each.per_seed)))
+        if len(found) > 1:
+            table.add_section()
     return table
 
 
-def as_text(summary: Summary | None) -> str:
+def as_text(summary: Summary) -> str:
     """Return `mean +- spread`, without the spread for a single seed."""
-    if summary is None or math.isnan(summary.mean):
+    if math.isnan(summary.mean):
         return "n/a"
     spread = "" if math.isnan(summary.std) else f" ± {summary.std:.3g}"
     return f"{summary.mean:.4g}{spread}"

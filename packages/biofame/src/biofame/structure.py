@@ -14,28 +14,29 @@ WINDOWS = 32
 
 
 @torch.inference_mode()
-def structural_differences(network: BioFame, store: SignalStore) -> dict[str, float]:
+def structural_differences(
+    network: BioFame, store: SignalStore, *, pool: BioFame
+) -> dict[str, float]:
     """Return the largest difference between what must be equal, over the largest value.
 
     Args:
-        network: In `eval()`.
+        network: A trained one, in `eval()`.
         store: Its test windows are used.
+        pool: One with the operator `pool`; a query holds the phase, so `query` does not follow a
+            shift.
 
     Returns:
-        By name: a channel marked absent against one left out; channels in another order; with the
-        operator `pool` tokens shifted in a circle before and after the encoder (a query holds the
-        phase, so `query` does not follow a shift).
+        By name: a channel marked absent against one left out; channels in another order; tokens
+        shifted in a circle before and after the encoder of `pool`.
     """
     source = open_source(store)
     rows = rows_with_channels(source, "test")[:WINDOWS, None]
     samples_BCL = source.read(rows)["samples"]
-    found = {
+    return {
         "absent channel = channel left out": _left_out(network, samples_BCL),
         "order of channels": _reordered(network, samples_BCL),
+        "shift of tokens (pool)": _shifted(pool.eval(), samples_BCL),
     }
-    if network.config.operator == "pool":
-        found["shift of tokens"] = _shifted(network, samples_BCL)
-    return found
 
 
 def _left_out(network: BioFame, samples_BCL: Tensor) -> float:

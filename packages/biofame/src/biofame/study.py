@@ -63,7 +63,9 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """A way of pre-training; fields are what differs from the released code's settings.
+    """A way of pre-training; fields are what differs from the released code's options.
+
+    Patches, steps, optimiser and the standardised target are the setting's in all of them.
 
     Attributes:
         model: Fields of `ModelConfig`.
@@ -81,7 +83,7 @@ class Arm:
         return replace(self, **merged)
 
 
-FAME, RELEASED, INPUT = "bioFAME", "released settings", "input masking"
+FAME, RELEASED, INPUT = "bioFAME", "released options", "input masking"
 STEPS_OF_LADDER = (
     ("time positions in the mixer", {"model": {"mixer_positional": "time"}}),
     ("small decoder positions", {"decoder": {"embedding_std": 0.02}}),
@@ -91,11 +93,11 @@ STEPS_OF_LADDER = (
     ("query operator", {"model": {"operator": "query"}}),
     ("positions of modalities too", {"model": {"mixer_positional": "both"}}),
 )
-"""What makes the released settings learn at this size, in the spec's order of suspicion."""
+"""What makes the released options learn at this size, each a field of the configurations."""
 
 
 def ladder() -> dict[str, Arm]:
-    """Return the arms from the released settings to the demo's own, each with one change more."""
+    """Return the arms from the released options to the demo's own, each with one change more."""
     arm, arms = Arm(), {RELEASED: Arm()}
     for name, changes in STEPS_OF_LADDER:
         arm = arm.but(**changes)
@@ -190,9 +192,9 @@ def measure(trial: Trial, folder: Path) -> dict[str, dict[str, float]]:
             for name, network in starts.items():
                 classifier = _finetune(network, store, setting, labels=labels, seed=trial.seed)
                 _merge(values, _tested(trial, name, classifier, store, labels))
-        if trial.arm in (FAME, RELEASED):
-            found = structural_differences(pretrained, store)
-            values["structure"] = {f"{trial.arm}: {name}": each for name, each in found.items()}
+        if trial.arm == FAME:
+            pool = scratch_network(replace(model, operator="pool"), store, seed=trial.seed)
+            values["structure"] = structural_differences(pretrained, store, pool=pool)
     return values
 
 

@@ -22,7 +22,10 @@ def patchify(samples_BCL: Tensor, patch: int, *, tail: Tail = "trim") -> Tensor:
     """
     length = samples_BCL.shape[-1]
     if length < patch:
-        raise ValueError(f"windows must have at least one patch of {patch} samples, got {length}")
+        raise ValueError(
+            f"windows must have at least one patch of {patch} samples, got {length}: give longer "
+            "windows, or train with a smaller model.patch"
+        )
     over = length % patch
     if over and tail == "pad":
         samples_BCL = F.pad(samples_BCL, (0, patch - over))

@@ -16,14 +16,13 @@ from fastfill.bias_study import SHARE, BiasedUpdate, measure_bias
 from fastfill.claims import judge_bias, judge_sequence, judge_update
 from fastfill.config import Method
 from fastfill.demo_data import DEMOS, Demo
-from fastfill.measured import by_arm
 from fastfill.reproduce_gpu import compare_on_shapes
 from fastfill.sequence_study import SEEN, SequenceOfUpdates, measure_sequence
 from fastfill.study import PERMUTATIONS, STEPS, Update, measure
 from fastfill.study_gpu import ShapeScale
 from tenfold.cli.quiet import silence_adverts
 from tenfold.jobs import run_jobs
-from tenfold.measurements import Measurements
+from tenfold.measurements import Measurements, by_arm
 from tenfold.results import Result, save_result, show_result
 
 Scale = Literal["tiny", "small", "gpu"]

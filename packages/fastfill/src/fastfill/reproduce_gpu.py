@@ -9,10 +9,10 @@ from pathlib import Path
 from fastfill.claims import judge_update
 from fastfill.claims_gpu import judge_gallery
 from fastfill.gallery_gpu import measure_gallery
-from fastfill.measured import by_arm
 from fastfill.study import PERMUTATIONS
 from fastfill.study_gpu import ShapeScale, ShapeUpdate, measure_shapes
 from tenfold.jobs import run_jobs
+from tenfold.measurements import by_arm
 from tenfold.results import Result
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def silence_adverts() -> None:
@@ -19,6 +21,20 @@ def silence_adverts() -> None:
         "callbacks used to create the checkpoint need to be provided",  # none matters to evaluation
     ):
         warnings.filterwarnings("ignore", message=f".*{advice}")
+
+
+@contextmanager
+def quiet_loggers(*names: str) -> Iterator[None]:
+    """Hold back what loggers say below a warning."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:

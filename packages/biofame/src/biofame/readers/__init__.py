@@ -41,7 +41,10 @@ def find_files(source: Path, *, format: Format, leave_out: Path) -> tuple[str, l
         found = {name: paths for name, paths in found.items() if name == format}
     if not found:
         suffixes = SUFFIXES.get(format, sum(SUFFIXES.values(), ()))
-        raise FileNotFoundError(f"{source} has no file named {', '.join(suffixes)}")
+        raise FileNotFoundError(
+            f"{source} has no file named {', '.join(suffixes)}: name another folder, or convert "
+            "the recordings to one of these formats"
+        )
     if len(found) > 1:
         raise ValueError(
             f"{source} has files of the formats {', '.join(sorted(found))}: choose one with format"

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from biofame.edf import read_recording
+from biofame.edf import channel_names, read_recording
 from biofame.edf_header import read_header
 from biofame.readers.part import SourcePart, Span, split_of_name
-from biofame.signals import canonical_name
 from biofame.windows import Windows
 
 
@@ -27,12 +26,12 @@ def read_edf(
     """
     wanted = None
     if channels is not None:
-        there = {canonical_name(signal.label) for signal in read_header(path).signals}
+        there = channel_names(read_header(path), triggers=True)
         wanted = [name for name in channels if name in there]
         if not wanted:
             raise ValueError(
                 f"{path} has none of the channels {', '.join(channels)}: it has "
-                f"{', '.join(sorted(there))}"
+                f"{', '.join(there) or 'no signal'}"
             )
     recording = read_recording(path, channels=wanted)
     yield SourcePart(

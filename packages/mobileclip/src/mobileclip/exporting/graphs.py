@@ -5,7 +5,6 @@ beside them holds the scale and what a program needs to prepare inputs.
 """
 
 import copy
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from mobileclip.exporting.parity import Parity, compare, samples
 from mobileclip.models.clip import MobileCLIP
 from mobileclip.models.fold import is_folded
 from tenfold import atomic
+from tenfold.cli.quiet import quiet_loggers
 
 GraphFormat = Literal["onnx", "torch"]
 
@@ -138,26 +138,12 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _write_onnx(graph: ExportedProgram, path: Path, *, input_name: str) -> None:
-    with _quiet("onnx_ir", "onnxscript"):
+    with quiet_loggers("onnx_ir", "onnxscript"):
         program = torch.onnx.export(
             graph, input_names=[input_name], output_names=[OUTPUT], dynamo=True, verbose=False
         )
         assert program is not None
         program.save(path, external_data=False)
-
-
-@contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Hold back what loggers say below a warning: a line for each node of a graph."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _load_onnx(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
