@@ -102,6 +102,11 @@ class FinetuneModule(lightning.LightningModule):
         """Return the optimiser over what is trained, and its schedule."""
         return configure(self, self.optim_config)
 
+    def on_train_start(self) -> None:
+        """Let a frozen network be what it will be in evaluation, without dropout."""
+        if self.head_config.freeze:
+            self.classifier.network.eval()
+
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, of mixed windows where that is on."""
         loss = self._mixed_loss(batch) if self._mixes else self._loss(self._outputs(batch), batch)

@@ -145,6 +145,7 @@ class BestWeights(Callback):
             classifier, self._source, self._rows, batch_size=self._batch_size, device=self._device
         )
         classifier.train()
+        classifier.network.train(not classifier.config.freeze)  # frozen: without dropout
         score = found[metric]
         is_better = score > self.score if direction == "max" else score < self.score
         if not self.state or is_better:

@@ -5,7 +5,6 @@ the network, W width of a pooled window (D, or C * D for `cat`).
 """
 
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -45,13 +44,6 @@ class Classifier(nn.Module):
             self.register_buffer("scale", torch.ones(config.outputs))
         if config.freeze:
             network.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation; a frozen network stays without dropout."""
-        super().train(mode)
-        if self.config.freeze:
-            self.network.eval()
-        return self
 
     def forward(
         self,

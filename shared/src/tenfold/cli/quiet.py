@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
@@ -24,7 +24,7 @@ def silence_adverts() -> None:
 
 
 @contextmanager
-def quiet_loggers(*names: str) -> Iterator[None]:
+def quiet_loggers(*names: str) -> Generator[None]:
     """Hold back what loggers say below a warning."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
