@@ -215,3 +215,15 @@ def columns_of(
             f"{', '.join(wanted) or 'none'}"
         )
     return np.array([list(known).index(name) for name in wanted])
+
+
+def windows_of(trainer: lightning.Trainer) -> SignalData | None:
+    """Return the data that a trainer runs on, if they are windows of a store."""
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, SignalData) else None
+
+
+def subjects_seen(trainer: lightning.Trainer) -> list[str]:
+    """Return the names of those whose windows a run trains on."""
+    data = windows_of(trainer)
+    return [] if data is None else sorted(set(data.training_subjects.tolist()) - {""})

@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric
 
 from biofame.augment import mix_windows
 from biofame.config import HeadConfig, InitConfig, ModelConfig
-from biofame.data import SignalData, WindowBatch
+from biofame.data import SignalData, WindowBatch, windows_of
 from biofame.heads import Classifier
 from biofame.losses import class_loss, label_loss, number_loss, one_hot
 from biofame.metrics import WindowScores
@@ -235,8 +235,8 @@ class FinetuneModule(lightning.LightningModule):
         self.classifier = Classifier(network, self.head_config).to(self.device)
 
     def _data(self) -> SignalData:
-        data = getattr(self.trainer, "datamodule", None)
-        assert isinstance(data, SignalData)
+        data = windows_of(self.trainer)
+        assert data is not None
         return data
 
 

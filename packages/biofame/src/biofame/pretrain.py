@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from biofame.config import DecoderConfig, LossConfig, ModelConfig
-from biofame.data import SignalData, WindowBatch
+from biofame.data import SignalData, WindowBatch, subjects_seen, windows_of
 from biofame.heads import average
 from biofame.mae import Losses, MaskedAutoencoder, Reconstruction, channel_errors
 from biofame.masked_error import MaskedError
@@ -59,7 +59,7 @@ class PretrainModule(lightning.LightningModule):
             ValueError: Channels or rate differ, or windows have more patches than the model has
                 positions.
         """
-        data = self._data()
+        data = windows_of(self.trainer)
         if data is not None:
             check_data(data, self.model_config)
 
@@ -112,9 +112,7 @@ class PretrainModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note whom the network has seen; fine-tuning warns if it is tested on them."""
-        data = self._data()
-        if data is not None:
-            checkpoint["subjects"] = sorted(set(data.training_subjects.tolist()) - {""})
+        checkpoint["subjects"] = subjects_seen(self.trainer)
 
     def _reconstruct(
         self, batch: WindowBatch, partition: Partition | None = None
@@ -156,10 +154,6 @@ class PretrainModule(lightning.LightningModule):
     def _forget(self) -> None:
         self.mean_loss.reset()
         self.masked_error.reset()
-
-    def _data(self) -> SignalData | None:
-        data = getattr(self.trainer, "datamodule", None)
-        return data if isinstance(data, SignalData) else None
 
 
 def fixed_partition(

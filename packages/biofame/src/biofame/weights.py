@@ -5,7 +5,7 @@ says how it differs.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -148,17 +148,22 @@ def check_same(saved: ModelConfig, wanted: ModelConfig, *, source: Path | str) -
     Raises:
         ValueError: They differ; the message names every field with both values.
     """
-    is_, should = asdict(saved), asdict(wanted)
-    differing = [
-        f"model.{name} {is_[name]}, wanted {should[name]}"
-        for name in is_
-        if name not in FREE and is_[name] != should[name]
-    ]
+    differing = differing_fields(saved, wanted, free=FREE)
     if differing:
         raise ValueError(
-            f"{source} holds another model: {'; '.join(differing)}; leave these options out to "
-            "take the checkpoint's"
+            f"{source} holds another model: {differing}; leave these options out to take the "
+            "checkpoint's"
         )
+
+
+def differing_fields(saved: Any, wanted: Any, *, free: Collection[str]) -> str:
+    """Return what differs between two configurations of a model, but for the `free` fields."""
+    is_, should = asdict(saved), asdict(wanted)
+    return "; ".join(
+        f"model.{name} {is_[name]}, wanted {should[name]}"
+        for name in is_
+        if name not in free and is_[name] != should[name]
+    )
 
 
 def _network(content: _Content, *, source: Path) -> BioFame:

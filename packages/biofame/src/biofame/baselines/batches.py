@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import lightning
 import torch
 
 from biofame.baselines.config import PatchTstConfig
-from biofame.data import SignalData, WindowBatch
+from biofame.data import WindowBatch
 
 
 def check_channels(batch: WindowBatch, channels: tuple[str, ...]) -> None:
@@ -40,18 +39,6 @@ def check_windows(batch: WindowBatch, model: PatchTstConfig) -> None:
             "PatchTST cannot leave out a channel that some windows lack: choose channels that all "
             "have with data.channels"
         )
-
-
-def windows_of(trainer: lightning.Trainer) -> SignalData | None:
-    """Return the data that a trainer runs on, if they are windows of a store."""
-    data = getattr(trainer, "datamodule", None)
-    return data if isinstance(data, SignalData) else None
-
-
-def subjects_seen(trainer: lightning.Trainer) -> list[str]:
-    """Return the names of those whose windows a run trains on."""
-    data = windows_of(trainer)
-    return [] if data is None else sorted(set(data.training_subjects.tolist()) - {""})
 
 
 @contextmanager

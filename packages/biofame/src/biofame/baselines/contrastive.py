@@ -11,10 +11,11 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from biofame.baselines.batches import check_channels, fixed_draws, subjects_seen, windows_of
+from biofame.baselines.batches import check_channels, fixed_draws
 from biofame.baselines.config import ContrastConfig
 from biofame.baselines.contrastive_tasks import build_task
 from biofame.config import ModelConfig
+from biofame.data import subjects_seen, windows_of
 from biofame.heads import average
 from biofame.model import BioFame
 from biofame.pretrain import check_data

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from biofame.augment import mix_windows
-from biofame.baselines.batches import check_windows, fixed_draws, subjects_seen, windows_of
+from biofame.baselines.batches import check_windows, fixed_draws
 from biofame.baselines.config import PatchTstConfig
 from biofame.baselines.patchtst_networks import (
     build_classifier,
@@ -24,7 +24,7 @@ from biofame.baselines.patchtst_networks import (
     load_backbone,
 )
 from biofame.config import HeadConfig, InitConfig
-from biofame.data import SignalData, WindowBatch
+from biofame.data import SignalData, WindowBatch, subjects_seen, windows_of
 from biofame.finetune import names_of_outputs, warn_of_missing_classes, warn_of_overlap
 from biofame.losses import class_loss, label_loss, one_hot
 from biofame.metrics import WindowScores

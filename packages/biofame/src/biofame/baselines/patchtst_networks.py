@@ -6,7 +6,7 @@ neither other channels nor windows that lack one.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from biofame.baselines.config import PatchTstConfig
+from biofame.weights import differing_fields
 from tenfold import checkpoints
 
 if TYPE_CHECKING:
@@ -95,14 +96,9 @@ def check_same(saved: PatchTstConfig, wanted: PatchTstConfig, *, source: Path) -
     Raises:
         ValueError: They differ; the message names every field with both values.
     """
-    is_, should = asdict(saved), asdict(wanted)
-    differing = [
-        f"model.{name} {is_[name]}, wanted {should[name]}"
-        for name in is_
-        if name not in FREE and is_[name] != should[name]
-    ]
+    differing = differing_fields(saved, wanted, free=FREE)
     if differing:
-        raise ValueError(f"{source} holds another PatchTST: {'; '.join(differing)}")
+        raise ValueError(f"{source} holds another PatchTST: {differing}")
 
 
 def embed(network: "PatchTSTForPretraining", samples_BCL: Tensor) -> Tensor:
